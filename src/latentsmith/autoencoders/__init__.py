@@ -1,0 +1,1 @@
+"""Things that make latents and decode them."""

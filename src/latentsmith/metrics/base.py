@@ -1,0 +1,52 @@
+"""A number that says how it was made."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+import latentsmith
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a measured number depends on."""
+    return {"latentsmith": latentsmith.__version__, "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """The protocol of a measurement: enough to repeat it."""
+
+    data: str
+    """Dataset with split, e.g. ``fashion_mnist/val``."""
+    count: int
+    """Number of samples (images, or paths where `detail` says so)."""
+    space: str = ""
+    """Feature space or reference, e.g. ``efficientnet_lite0@112:pooled``."""
+    seed: int | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    ema: bool | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    """Anything else that moves the number: epsilon, k, resize, rounding, pooling."""
+    versions: dict[str, str] = field(default_factory=versions)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One metric's value. ``interval`` is a 95 % bootstrap interval (low, high) over *samples*."""
+
+    name: str
+    """``<statistic>[_<space>]``, e.g. ``pairdist_pearson``, ``psnr``, ``fd_efficientnet_lite0``."""
+    value: float
+    stamp: Stamp
+    interval: tuple[float, float] | None = None
+    higher_is_better: bool | None = None
+    """None where neither direction is better (intrinsic dimension)."""
+    unit: Literal["", "dB", "%", "px"] | str = ""
+    baseline: float | None = None
+    """What chance or the trivial method gives (a permutation, a pixel probe)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""Settings shipped with the package, composed by Hydra."""

@@ -1,0 +1,1 @@
+"""MM-Reg: manifold-matching regularisation of an image autoencoder."""

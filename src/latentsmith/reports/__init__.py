@@ -1,0 +1,1 @@
+"""Runs → tables, plots, one self-contained HTML page."""
