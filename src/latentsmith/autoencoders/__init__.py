@@ -1,1 +1,1 @@
-"""Things that make latents and decode them."""
+"""What makes latents and decodes them."""

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentsmith.config.schema import schema
+from latentsmith.errors import UserError
 from latentsmith.registry import Registry
 
 ENCODERS = Registry("encoder", "latentsmith.encoders")
@@ -38,6 +40,27 @@ class EncoderConfig:
         raise TypeError(f"{type(self).__name__} has no build()")
 
 
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, H, W] in [0, 1] → [B, C, *size] in [0, 1]: bicubic with antialiasing, as PIL's."""
+    if images.shape[-2:] == size:
+        return images
+    out = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+    return out.clamp(0, 1)  # bicubic overshoots at edges; PIL clips too
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """Gray [B, 1, H, W] repeated to three channels; [B, 3, H, W] as it is.
+
+    Raises:
+        UserError: another number of channels.
+    """
+    if images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    if images.shape[1] != 3:
+        raise UserError(f"encoders take 1 or 3 image channels, these images have {images.shape[1]}")
+    return images
+
+
 class Encoder(nn.Module):
     """A frozen network from images to vectors. Callers pass images in [0, 1], any size.
 
@@ -54,6 +77,16 @@ class Encoder(nn.Module):
     output: Output = "pooled"
     needs_fit: bool = False
     """True while it must still be fitted on data (pixel PCA)."""
+
+    def freeze(self) -> None:
+        """Evaluation mode and no gradients, for good: call at the end of ``__init__``."""
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Does nothing: a task that holds an encoder puts *itself* in training mode, and the
+        reference must not start to drop or to normalise by batch."""
+        return self
 
     def preprocess(self, images: Tensor) -> Tensor:
         """[B, C, H, W] in [0, 1] → what the network eats (resized, normalised, channels fixed)."""
