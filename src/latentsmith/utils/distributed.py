@@ -1,0 +1,92 @@
+"""Which process this is, and a gather that gradients pass through.
+
+Losses over pairs of samples need every process's samples. The rules (they are often got wrong):
+
+* the gather's backward **sums** the gradient over processes and returns the own slice;
+* data parallelism **averages** parameter gradients over processes.
+
+With both, an objective written as "every process computes the same loss of the global batch" has
+exactly the gradient one process would get on the joined batch. A gather without gradient would
+give 1/world_size of it; a loss of local pairs only is another objective altogether.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from latentsmith.errors import UserError
+
+
+def is_distributed() -> bool:
+    """True when a process group of more than one process is up."""
+    return world_size() > 1
+
+
+def rank() -> int:
+    """This process's index in [0, world_size); 0 when not distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes; 1 when not distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _check_equal_batches(x: Tensor) -> None:
+    """Every process learns every shape, so that all raise together and none is left waiting."""
+    own = torch.tensor([x.shape[0], x.numel()], device=x.device)
+    shapes = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(shapes, own)
+    batches, sizes = torch.stack(shapes).T.tolist()
+    if len(set(batches)) > 1:
+        raise UserError(
+            f"the processes hold batches of unequal size ({batches} samples, in order of rank): "
+            "pairs over the global batch need equal ones. Choose a batch size divisible by the "
+            f"{world_size()} processes, and drop an incomplete last batch."
+        )
+    if len(set(sizes)) > 1:
+        raise UserError(
+            f"the processes hold samples of unequal size ({sizes} numbers a batch, in order of "
+            "rank): all must have one resolution."
+        )
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.batch = x.shape[0]
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # clone: all_reduce writes in place and the incoming gradient is not ours
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        start = rank() * ctx.batch
+        return total[start : start + ctx.batch]
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Join the batches of all processes, in order of rank; differentiable.
+
+    Args:
+        x: [B, …], the same shape on every process, which all must call this.
+
+    Returns:
+        [B * world_size, …]; ``x`` itself when not distributed. The backward pass sums the
+        gradients of all processes and keeps the own rows (see the module's rules).
+
+    Raises:
+        UserError: on every process, when the shapes differ.
+    """
+    if not is_distributed():
+        return x
+    _check_equal_batches(x)
+    return _Gather.apply(x)  # type: ignore[return-value]
