@@ -1,0 +1,172 @@
+"""Where Fashion-MNIST may come from; the first source that answers is used and named."""
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentsmith.data.base import Split
+from latentsmith.data.decode import decode_image
+from latentsmith.data.fashion_mnist.idx import BadFile, write_idx
+from latentsmith.data.fashion_mnist.verify import FILES, PARTS, check, read_folder
+from latentsmith.errors import UserError
+from latentsmith.utils.files import atomic_folder
+
+log = logging.getLogger(__name__)
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+PACKAGE = "dataset-fashion-mnist"
+HUB = "zalando-datasets/fashion_mnist"
+HUB_PATIENCE = 5.0
+"""Seconds to wait for the hub's first answer: without a network this must fail fast."""
+_ORIGIN = "origin.txt"
+
+Found = tuple[Tensor, Tensor, str]
+"""images uint8 [N, 28, 28], labels uint8 [N], origin."""
+
+
+def find(split: Split, folder: Path | None, cache: Path) -> Found:
+    """One split from the first source that has it, checked.
+
+    Args:
+        folder: the user's own copy; when given, nothing else is tried.
+        cache: downloads are kept in ``cache / "fashion_mnist"``.
+
+    Raises:
+        UserError: no source has it; names each and why it failed.
+    """
+    parts = PARTS[split]
+    kept = cache / "fashion_mnist"
+    if folder is not None:
+        try:
+            images, labels = read_folder(Path(folder).expanduser(), parts)
+        except BadFile as error:
+            raise UserError(f"data.folder for Fashion-MNIST: {error}") from error
+        return images, labels, f"folder {folder}"
+    failures = ["a given folder: none was given (data.folder=/path/to/the/four/files)"]
+    sources: list[tuple[str, Callable[[], Found]]] = [
+        ("an earlier download", lambda: _from_cache(kept, parts)),
+        ("Debian's installed package", lambda: _from_debian(parts)),
+        ("the Hugging Face hub", lambda: _from_hub(kept, parts)),
+        ("the Debian package, downloaded", lambda: _from_download(kept, parts)),
+    ]
+    for name, source in sources:
+        try:
+            return source()
+        except BadFile as error:
+            log.debug("Fashion-MNIST, %s: %s", name, error)
+            failures.append(f"{name}: {error}")
+    lines = "\n  - ".join(failures)
+    raise UserError(
+        f"Fashion-MNIST cannot be had from any of its sources:\n  - {lines}\n"
+        f"Give a folder, or install it (apt-get install {PACKAGE}), or go online."
+    )
+
+
+def _from_cache(kept: Path, parts: tuple[str, ...]) -> Found:
+    if not kept.is_dir():
+        raise BadFile(f"{kept} is not there yet")
+    images, labels = read_folder(kept, parts)
+    origin = kept / _ORIGIN
+    first = origin.read_text().strip() if origin.is_file() else "unknown origin"
+    return images, labels, f"{first} (kept in {kept})"
+
+
+def _from_debian(parts: tuple[str, ...]) -> Found:
+    images, labels = read_folder(DEBIAN_FOLDER, parts)
+    return images, labels, f"Debian package {PACKAGE} ({DEBIAN_FOLDER})"
+
+
+def _from_hub(kept: Path, parts: tuple[str, ...]) -> Found:
+    """The hub's parquet files, decoded and kept as IDX."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise BadFile("HF_HUB_OFFLINE is set")
+    from huggingface_hub import HfApi, hf_hub_download
+
+    decoded: dict[str, Tensor] = {}
+    try:
+        info = HfApi().dataset_info(HUB, timeout=HUB_PATIENCE)
+        files = [s.rfilename for s in info.siblings or [] if s.rfilename.endswith(".parquet")]
+        for part, word in (("train", "train"), ("t10k", "test")):
+            file = next((f for f in files if word in f), None)
+            if file is None:
+                raise BadFile(f"{HUB} has no parquet file for {word!r}: {files}")
+            path = hf_hub_download(HUB, file, repo_type="dataset", etag_timeout=HUB_PATIENCE)
+            decoded[f"{part}-images"], decoded[f"{part}-labels"] = read_parquet(Path(path))
+    except BadFile:
+        raise
+    except Exception as error:  # the hub client has no common base for what a network can do
+        raise BadFile(f"{HUB}: {type(error).__name__}: {error}") from error
+    for part, values in decoded.items():
+        check(part, values, f"hub dataset {HUB}")
+    origin = f"Hugging Face hub {HUB}"
+    with atomic_folder(kept) as tmp:
+        for part, values in decoded.items():
+            write_idx(tmp / f"{FILES[part]}.gz", values)
+        (tmp / _ORIGIN).write_text(origin + "\n")
+    return decoded[parts[0]], decoded[parts[1]], origin
+
+
+def read_parquet(path: Path) -> tuple[Tensor, Tensor]:
+    """The hub's file: ``image`` {bytes: PNG} and ``label`` → uint8 [N, 28, 28], uint8 [N]."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["image", "label"])
+    rows: list[dict[str, Any]] = table["image"].to_pylist()
+    images = [decode_image(row["bytes"], "gray", "a hub image")[0] for row in rows]
+    return torch.stack(images), torch.tensor(table["label"].to_pylist(), dtype=torch.uint8)
+
+
+def _from_download(kept: Path, parts: tuple[str, ...]) -> Found:
+    """``apt-get download`` and ``dpkg-deb -x`` in a temporary folder: needs no root."""
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise BadFile(f"this system has no {tool}")
+    with tempfile.TemporaryDirectory(prefix="latentsmith-") as name:
+        work = Path(name)
+        _download_package(work)
+        package = next(work.glob("*.deb"), None)
+        if package is None:
+            raise BadFile(f"apt-get download {PACKAGE} left no .deb file")
+        _command(["dpkg-deb", "-x", str(package), str(work / "x")], work)
+        unpacked = work / "x" / DEBIAN_FOLDER.relative_to("/")
+        read_folder(unpacked, tuple(FILES))  # check all four before they are kept
+        with atomic_folder(kept) as tmp:
+            for file in FILES.values():
+                shutil.copyfile(unpacked / f"{file}.gz", tmp / f"{file}.gz")
+            (tmp / _ORIGIN).write_text(f"Debian package {package.name}, downloaded\n")
+    return _from_cache(kept, parts)
+
+
+def _download_package(work: Path) -> None:
+    """Fetch the .deb into ``work``, with package lists of our own where the system has none."""
+    try:
+        _command(["apt-get", "download", PACKAGE], work)
+    except BadFile:
+        # A fresh machine has no package lists, and refreshing the system's needs root.
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (work / folder).mkdir(parents=True)
+        own = ["-o", f"Dir::State::lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
+        _command(["apt-get", *own, "update"], work)
+        _command(["apt-get", *own, "download", PACKAGE], work)
+
+
+def _command(command: list[str], folder: Path) -> None:
+    """Run it in ``folder``; BadFile with the last line of its errors when it fails."""
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BadFile(f"{command[0]} failed: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+        why = lines[0] if lines else f"exit code {done.returncode}"
+        raise BadFile(f"{' '.join(command[:1] + command[-2:])} failed: {why}")
