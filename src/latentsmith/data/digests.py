@@ -1,0 +1,90 @@
+"""Content digests of data on disk, computed once and remembered."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import xxhash
+
+from latentsmith.utils.files import write_json
+
+log = logging.getLogger(__name__)
+
+
+def file_digest(path: Path) -> str:
+    """xxh3-128 of a file's bytes."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def join_digests(parts: Iterable[str]) -> str:
+    """One digest of many texts; their order and borders count."""
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return state.hexdigest()
+
+
+def remembered(cache: Path, signature: str, compute: Callable[[], str]) -> str:
+    """``compute()``, kept in ``cache / "digests"`` under ``signature``.
+
+    Args:
+        signature: everything that changes when the data may have changed, cheap to take (names,
+            sizes, modification times).
+    """
+    key = hashlib.blake2b(signature.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    path = cache / "digests" / f"{key}.json"
+    try:
+        return str(json.loads(path.read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        digest = compute()  # never computed, or the note is damaged
+        write_json(path, {"digest": digest})
+        return digest
+
+
+def files_digest(root: Path, files: list[Path], cache: Path) -> str:
+    """Digest of names (relative to ``root``), sizes and contents of ``files``.
+
+    Every byte is read the first time; later only names, sizes and modification times are looked
+    at. A file that vanished counts as its name only.
+    """
+    names = [path.relative_to(root).as_posix() for path in files]
+    stats = [_stat(path) for path in files]
+
+    def compute() -> str:
+        if len(files) > 100_000:
+            log.info("hashing %d files of %s once", len(files), root)
+        with ThreadPoolExecutor(4) as pool:
+            contents = pool.map(_digest_or_missing, files)
+            lines = [
+                f"{name}\t{size}\t{content}"
+                for name, (size, _), content in zip(names, stats, contents, strict=True)
+            ]
+        return join_digests(lines)
+
+    signature = join_digests(
+        [str(root.resolve()), *(f"{n}\t{s}\t{t}" for n, (s, t) in zip(names, stats, strict=True))]
+    )
+    return remembered(cache, signature, compute)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    """Size and modification time in ns; (-1, -1) when the file is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _digest_or_missing(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return "unreadable"
