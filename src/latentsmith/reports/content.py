@@ -8,6 +8,7 @@ from latentsmith.metrics.base import Measurement
 
 Verdict = Literal["go", "no-go", "not measured"]
 Align = Literal["left", "right"]
+Flag = Literal["best", "go", "no-go", "not measured"]
 Rule = Literal["", "above", "below", "within", "beats"]
 
 Cell = str | int | float | bool | None | Measurement
@@ -50,6 +51,8 @@ class Table:
     rows: list[list[Cell]]
     caption: str = ""
     align: list[Align] | None = None
+    flags: dict[tuple[int, int], Flag] = field(default_factory=dict)
+    """(row, column) → "best", or a verdict, shown beside the cell."""
 
     def __post_init__(self) -> None:
         for row in self.rows:

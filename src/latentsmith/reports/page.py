@@ -96,6 +96,7 @@ def render(report: Report) -> str:
             marks=marks,
             css=Markup(css),
             rules=RULES,
+            symbols={"best": "★", "go": "✓", "no-go": "✗"},
             counts=counts_text(report),
             pairs_in_targets=any(
                 t.measurement is not None and is_distance_correlation(t.measurement)

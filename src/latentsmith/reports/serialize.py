@@ -92,17 +92,14 @@ def plain(value: Any) -> Any:
 
 
 def _measurement(value: dict[str, Any]) -> Measurement:
-    interval = value["interval"]
-    baseline = value["baseline"]
-    return Measurement(
-        name=value["name"],
-        value=float(value["value"]),
-        stamp=Stamp(**value["stamp"]),
-        interval=None if interval is None else (float(interval[0]), float(interval[1])),
-        higher_is_better=value["higher_is_better"],
-        unit=value["unit"],
-        baseline=None if baseline is None else float(baseline),
-    )
+    interval, baseline = value["interval"], value["baseline"]
+    read = {
+        "value": float(value["value"]),
+        "stamp": Stamp(**value["stamp"]),
+        "interval": None if interval is None else (float(interval[0]), float(interval[1])),
+        "baseline": None if baseline is None else float(baseline),
+    }
+    return Measurement(**{**value, **read})
 
 
 def _optional(value: dict[str, Any] | None) -> Measurement | None:
@@ -161,6 +158,7 @@ def _item_to_json(item: Table | Figure, figures: str) -> dict[str, Any]:
             "rows": [[_cell_to_json(c) for c in row] for row in item.rows],
             "caption": item.caption,
             "align": item.align,
+            "flags": [[row, column, flag] for (row, column), flag in item.flags.items()],
         }
     return {
         "type": "figure",
@@ -175,7 +173,8 @@ def _item_to_json(item: Table | Figure, figures: str) -> dict[str, Any]:
 def _item_from_json(value: dict[str, Any], folder: Path) -> Table | Figure:
     if value["type"] == "table":
         rows = [[_cell_from_json(c) for c in row] for row in value["rows"]]
-        return Table(value["columns"], rows, value["caption"], value["align"])
+        flags = {(row, column): flag for row, column, flag in value["flags"]}
+        return Table(value["columns"], rows, value["caption"], value["align"], flags)
     if value["media"] not in ("image/png", "image/svg+xml"):
         raise ValueError(f"figure of type {value['media']!r}")
     file = Path(value["file"])

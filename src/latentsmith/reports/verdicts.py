@@ -32,9 +32,10 @@ def above(
     meaning: str = "",
     required: bool = True,
     by: By = "interval",
+    baseline: Measurement | None = None,
 ) -> Target:
-    """Go when ``m`` (its whole interval) is greater than ``bound``."""
-    return _against_number(m, bound, "above", name, meaning, required, by)
+    """Go when ``m`` (its whole interval) is greater than ``bound``. ``baseline`` is only shown."""
+    return _against_number(m, bound, "above", name, meaning, required, by, baseline)
 
 
 def below(
@@ -45,9 +46,10 @@ def below(
     meaning: str = "",
     required: bool = True,
     by: By = "interval",
+    baseline: Measurement | None = None,
 ) -> Target:
-    """Go when ``m`` (its whole interval) is less than ``bound``."""
-    return _against_number(m, bound, "below", name, meaning, required, by)
+    """Go when ``m`` (its whole interval) is less than ``bound``. ``baseline`` is only shown."""
+    return _against_number(m, bound, "below", name, meaning, required, by, baseline)
 
 
 def above_baseline(
@@ -107,19 +109,18 @@ def _against_number(
     meaning: str,
     required: bool,
     by: By,
+    baseline: Measurement | None,
 ) -> Target:
     sign = 1.0 if rule == "above" else -1.0
-    unit = m.unit if m else ""
-    threshold = f"{'>' if rule == 'above' else '<'} {number_text(bound, unit)}"
+    unit = f" {m.unit}" if m and m.unit else ""
+    threshold = f"{'>' if rule == 'above' else '<'} {bound:g}{unit}"
     if m is None:
         verdict, note = "not measured", ""
     else:
         interval = _finite(m.interval)
         ends = None if interval is None else tuple(sorted(sign * (e - bound) for e in interval))
         verdict, note = _decide(sign * (m.value - bound), ends, by, m.interval)
-    return Target(
-        name, meaning, m, threshold, verdict, note, required=required, rule=rule, bound=bound
-    )
+    return Target(name, meaning, m, threshold, verdict, note, required, rule, bound, baseline)
 
 
 def _against_baseline(

@@ -1,0 +1,103 @@
+"""One style for all pictures, and the way from matplotlib to a `Figure`.
+
+matplotlib is imported inside and drawn by Agg without touching pyplot's global state, so plotting
+is safe beside a user's own.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentsmith.metrics.base import Measurement
+from latentsmith.reports.content import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+COLORS = ("#6b7280", "#0b5cad", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#1b1f24")
+"""Grey first, for the baseline; the rest tell apart with any colour vision (after Okabe, Ito)."""
+GOOD = "#1a7f37"
+INK, SOFT = "#1b1f24", "#8b949e"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e5e9ee",
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "latentsmith",  # same content, same bytes
+}
+
+
+@contextmanager
+def drawing(width: float, height: float) -> Iterator["Drawing"]:
+    """A styled matplotlib figure of ``width`` x ``height`` inches, outside pyplot."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Drawing
+
+    with mpl.rc_context(_STYLE):
+        yield Drawing(figsize=(width, height), layout="constrained")
+
+
+def to_figure(
+    drawing: "Drawing",
+    caption: str,
+    alt: str,
+    *,
+    kind: Literal["svg", "png"] = "svg",
+    dpi: int = 120,
+    wide: bool = True,
+) -> Figure:
+    """Render a matplotlib figure to bytes. Without dates, so equal content is equal bytes."""
+    out = io.BytesIO()
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+    drawing.savefig(out, format=kind, dpi=dpi, metadata=metadata)
+    media = "image/svg+xml" if kind == "svg" else "image/png"
+    return Figure(out.getvalue(), caption, alt, media, wide)
+
+
+def panels_of(fig: "Drawing", count: int, columns: int = 3) -> list["Axes"]:
+    """``count`` panels in rows of at most ``columns``."""
+    columns = min(columns, max(count, 1))
+    rows = math.ceil(count / columns)
+    grid = fig.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for empty in grid[count:]:
+        empty.set_axis_off()
+    return grid[:count]
+
+
+def whiskers(m: Measurement) -> list[list[float]] | None:
+    """matplotlib's ``[[below], [above]]``, never negative (a bootstrap interval may miss)."""
+    if m.interval is None:
+        return None
+    return [[max(m.value - m.interval[0], 0)], [max(m.interval[1] - m.value, 0)]]
+
+
+def thousands() -> Any:
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(sep="")
+
+
+def legend_below(fig: "Drawing", names: Sequence[str], color: Mapping[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=color[n], label=n) for n in names]
+    fig.legend(handles=handles, loc="outside lower left", ncols=min(len(names), 4))
