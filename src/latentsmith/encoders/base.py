@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentsmith.config.schema import schema
@@ -38,14 +37,6 @@ class EncoderConfig:
     def build(self) -> "Encoder":
         """Load the frozen encoder. Raises UserError when its weights are not at hand."""
         raise TypeError(f"{type(self).__name__} has no build()")
-
-
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, C, H, W] in [0, 1] → [B, C, *size] in [0, 1]: bicubic with antialiasing, as PIL's."""
-    if images.shape[-2:] == size:
-        return images
-    out = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
-    return out.clamp(0, 1)  # bicubic overshoots at edges; PIL clips too
 
 
 def to_rgb(images: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+"""Loading frozen encoders from the Hugging Face hub or a folder."""
+
+from typing import Any
+
+from latentsmith.errors import UserError
+
+
+def get_it(example: str) -> str:
+    """How a user gives weights, for the end of an error message."""
+    return (
+        f"Give a hub id with network access (such as {example}), the same id already in the "
+        "Hugging Face cache with HF_HUB_OFFLINE=1, or a folder written by save_pretrained"
+    )
+
+
+def load_config(source: str, *, kinds: tuple[str, ...], example: str) -> Any:
+    """The source's transformers config.
+
+    Raises:
+        UserError: it cannot be had, or describes another family of model than ``kinds``.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot load the encoder {source!r}: {first}. {get_it(example)}"
+        ) from error
+    if config.model_type not in kinds:
+        raise UserError(
+            f"{source!r} holds a {config.model_type!r} model, this encoder needs one of "
+            f"{', '.join(kinds)}. {get_it(example)}"
+        )
+    return config
+
+
+def load_model(model_class: Any, source: str, *, example: str) -> Any:
+    """Weights in float32, every one of them from the source.
+
+    Raises:
+        UserError: they cannot be had, or some are missing. (transformers fills missing weights
+            with random numbers and a warning; a frozen reference must never be random.)
+    """
+    import torch
+
+    try:
+        model, info = model_class.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot load the encoder {source!r}: {first}. {get_it(example)}"
+        ) from error
+    missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+    if missing:
+        raise UserError(
+            f"{source!r} lacks {len(missing)} weight(s) of {model_class.__name__}, such as "
+            f"{missing[0]!r}, and they would stay random. {get_it(example)}"
+        )
+    return model
+
+
+def check_multiple(resolution: int, patch: int, *, what: str) -> str | None:
+    """A sentence when ``resolution`` is not a positive multiple of ``patch``, else None."""
+    if resolution >= patch and resolution % patch == 0:
+        return None
+    low = max(resolution // patch, 1) * patch
+    return (
+        f"{what} resolution {resolution} is not a multiple of its patch size {patch}: "
+        f"use {low} ({low // patch} x {low // patch} tokens) or {low + patch}"
+    )
