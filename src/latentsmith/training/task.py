@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentsmith.utils.seeding import generator
+from latentsmith.utils.seeding import generator, seed_globals
 
 Batch = dict[str, Any]
 """Collated samples. ``"index"`` int64 [B] (positions in the dataset) is always there; images are
@@ -55,6 +55,8 @@ class StepContext:
     micros: int = 1
     """How many micro-batches make one optimiser step. The loop divides ``loss`` by this."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    fixed_noise: bool = False
+    """Validation: the noise does not depend on ``samples_seen``, so that curves are comparable."""
 
     @property
     def progress(self) -> float:
@@ -63,9 +65,17 @@ class StepContext:
 
     def noise(self, name: str) -> torch.Generator:
         """A fresh generator for one named draw of this micro-batch."""
-        return generator(
-            self.seed, self.samples_seen, self.rank, self.micro, name, device=self.device
-        )
+        when = "fixed" if self.fixed_noise else self.samples_seen
+        return generator(self.seed, when, self.rank, self.micro, name, device=self.device)
+
+    def seed_globals(self, objective: str) -> None:
+        """Seed the global generators (dropout's) for this micro-batch of ``objective``.
+
+        The loop calls it before `Task.look_ahead` and before every forward. So no generator state
+        needs saving, and validation cannot disturb training.
+        """
+        when = "fixed" if self.fixed_noise else self.samples_seen
+        seed_globals(self.seed, when, self.rank, self.micro, "global", objective)
 
 
 class Task(nn.Module):
@@ -96,6 +106,12 @@ class Task(nn.Module):
         Losses over *pairs* of samples need the whole batch: here a task may run the batch without
         graph and keep what `forward` needs (see `latentsmith.training.gradcache`).
         """
+
+    def compile_targets(self) -> list[nn.Module]:
+        """Submodules compiled in place when ``train.compile`` is on; they must be *called*
+        (``module(x)``), since other methods are not compiled. Default: the direct children that
+        hold trainable parameters."""
+        return [m for m in self.children() if any(p.requires_grad for p in m.parameters())]
 
     @torch.no_grad()
     def validate(self, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:

@@ -1,0 +1,66 @@
+"""What the loop asks of a source of batches, and how it cuts a batch up."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from latentsmith.training.task import Batch
+
+
+class BatchSource(Protocol):
+    """An endless stream of batches whose order is a pure function of position.
+
+    Attributes:
+        fingerprint: JSON-able; changes when the data or their order do. Resuming compares it.
+    """
+
+    @property
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def iterate(self, start: int) -> Iterator[Batch]:
+        """Batches from global sample ``start`` on, for ever; each is this process's part of one
+        optimiser step's batch."""
+        ...
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Tensors on ``device``; everything else as it is."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Cut a batch of B samples into ``parts`` batches of B / parts, in order.
+
+    Every tensor [B, …] and sequence of length B is cut. Raises ValueError for anything else: a
+    value that is not per sample has no place in a batch.
+    """
+    if parts == 1:
+        return [batch]
+    total = len(batch["index"])
+    size = total // parts
+    for key, value in batch.items():
+        if not hasattr(value, "__len__") or len(value) != total:
+            raise ValueError(
+                f"batch[{key!r}] has no length {total} like batch['index'], so it cannot be cut "
+                f"into {parts} micro-batches"
+            )
+    return [
+        {key: value[i * size : (i + 1) * size] for key, value in batch.items()}
+        for i in range(parts)
+    ]
+
+
+def shard(batch: Batch, rank: int, world_size: int) -> Batch:
+    """This process's part of a batch every process has; a remainder is left out."""
+    if world_size == 1:
+        return batch
+    total = len(batch["index"])
+    size = total // world_size
+    if size == 0:
+        raise ValueError(f"a batch of {total} samples cannot be spread over {world_size} processes")
+    return {key: value[rank * size : (rank + 1) * size] for key, value in batch.items()}

@@ -1,0 +1,354 @@
+"""The one training loop. It knows precision, accumulation, processes and files; no recipe."""
+
+import signal
+import time
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from latentsmith.errors import UserError
+from latentsmith.training import checkpoint
+from latentsmith.training.batches import BatchSource, shard, split, to_device
+from latentsmith.training.config import TrainConfig
+from latentsmith.training.ema import EMA
+from latentsmith.training.guard import Guard
+from latentsmith.training.parts import check_objectives, saved_buffers, trainable, training_mode
+from latentsmith.training.preflight import check_disk, summary
+from latentsmith.training.reporter import Reporter
+from latentsmith.training.state import TrainState, check_conditions, conditions
+from latentsmith.training.stepper import Stepper
+from latentsmith.training.stopping import Interrupted, StopFlag, stop_on_signal
+from latentsmith.training.task import Batch, StepContext, Task
+from latentsmith.training.team import Team
+from latentsmith.training.trackers import check_trackers, read_metrics
+from latentsmith.utils.memory import keep_heap
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to. The task holds the trained weights, in evaluation mode.
+
+    Attributes:
+        samples: samples seen in all.
+        last: loss parts of the last record, ``"<objective>/<part>"`` → value.
+        validation: records of metrics.jsonl of kind "validation", oldest first.
+        seconds: time spent training, over all resumed sessions.
+        ema: the moving average (``with result.ema.swapped_in(): …``), or None.
+    """
+
+    samples: int
+    last: dict[str, float]
+    validation: list[dict[str, Any]]
+    seconds: float
+    ema: EMA | None
+
+
+def fit(
+    task: Task,
+    batches: BatchSource,
+    cfg: TrainConfig,
+    folder: Path,
+    *,
+    val_batch: Batch | None = None,
+    identity: dict[str, Any] | None = None,
+) -> FitResult:
+    """Train ``task`` until ``cfg.samples``; called again on the same folder, go on or return.
+
+    Args:
+        batches: this process's part of every batch; see `BatchSource`.
+        folder: gets metrics.jsonl, nonfinite.jsonl, samples/, checkpoints/, tensorboard/.
+        val_batch: held-out batch for validation and sample grids, the same on every process
+            (each takes its part). None: no validation.
+        identity: JSON-able; what else the result depends on (model and loss settings, digests of
+            frozen weights). Resuming under another identity is refused.
+
+    Raises:
+        UserError: settings that cannot work, changed conditions, disk full, too many NaNs.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+    """
+    keep_heap()
+    team = Team.join(several_objectives=len(task.objectives()) > 1)
+    loop = Loop(task, cfg, Path(folder), team, val_batch)
+    loop.resume(conditions(cfg, batches.fingerprint, identity or {}))
+    if loop.state.samples < cfg.samples:
+        loop.train(batches)
+    return loop.result()
+
+
+class _Forward(nn.Module):
+    """What DDP wraps. Only ``"loss"`` keeps its graph: DDP waits for the gradient of every
+    parameter that any output can reach, and nobody differentiates the other parts."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.task = task
+
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        parts = self.task(objective, batch, ctx)
+        return {n: v if n == "loss" else v.detach() for n, v in parts.items()}
+
+
+class Loop:
+    """One training in progress; `fit` is the way in."""
+
+    def __init__(
+        self, task: Task, cfg: TrainConfig, folder: Path, team: Team, val_batch: Batch | None
+    ):
+        self.task, self.cfg, self.folder, self.team = task.to(team.device), cfg, folder, team
+        self.root = folder / "checkpoints"
+        self.micros = cfg.micros(team.world_size)
+        self.objectives = check_objectives(task)
+        params, buffers = trainable(task), saved_buffers(task)
+        floats = [b for b in buffers.values() if b.is_floating_point()]
+        self.state = TrainState(
+            params=params,
+            buffers=buffers,
+            steppers=[Stepper(o, cfg, team.device) for o in self.objectives],
+            ema=EMA(params, cfg.ema) if cfg.ema else None,
+            guard=Guard(folder / "nonfinite.jsonl", cfg.nonfinite_budget, floats),
+        )
+        self.forward: nn.Module = _Forward(task)
+        self.report = Reporter(folder, team)
+        self._reached: set[str] = set()
+        self.val_batch = None
+        if val_batch is not None:
+            self.val_batch = to_device(shard(val_batch, team.rank, team.world_size), team.device)
+
+    # ---- the whole ---------------------------------------------------------------------------
+
+    def resume(self, now: dict[str, Any]) -> None:
+        """Load the newest valid checkpoint, if any, made under the conditions ``now``."""
+
+        def find() -> tuple[Path, dict[str, Any]] | None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_leftovers(self.root)
+            check_trackers(self.cfg.trackers)
+            found = checkpoint.newest_valid(self.root, self.report.say)
+            if found is not None:
+                check_conditions(*found, now, self.report.say)
+            return found
+
+        self.state.conditions = now
+        found = self.team.on_main(find)
+        if found is not None:
+            self.state.load(*found)
+
+    def train(self, batches: BatchSource) -> None:
+        """Go on to the end, or to an interruption."""
+        state, cfg = self.state, self.cfg
+        self.team.on_main(self._preflight)
+        if cfg.compile:
+            compile_parts(self.task)
+        self.forward = self.team.wrap(self.forward)
+        training_mode(self.task)
+        stream = batches.iterate(state.samples)
+        earlier, began = state.seconds, time.monotonic()
+        with stop_on_signal() as stop, self.report.open(cfg, state):
+            try:
+                if state.samples == 0:
+                    self.validate()
+                while state.samples < cfg.samples:
+                    stopping = self.step(self._next(stream), stop)
+                    state.seconds = earlier + time.monotonic() - began
+                    self._cadence(stopping)
+                    if stopping and state.samples < cfg.samples:
+                        raise self._interruption(stop)
+            finally:
+                self._enable(list(state.params.values()))
+                if isinstance(stream, Generator):
+                    stream.close()  # ends its worker processes
+
+    def result(self) -> FitResult:
+        """What `fit` returns."""
+        state = self.state
+        self.task.eval()
+        records = read_metrics(self.folder / "metrics.jsonl", state.samples)
+        history = [r for r in records if r["kind"] == "validation"]
+        return FitResult(state.samples, state.last, history, state.seconds, state.ema)
+
+    def _preflight(self) -> None:
+        """Room on the disk, then the first lines."""
+        state, keep = self.state, self.cfg.keep_last
+        weights = list(state.params.values())
+        one = [*weights * (4 if state.ema else 3), *state.buffers.values()]  # + two AdamW moments
+        check_disk(self.root, one, keep, present=len(checkpoint.listed(self.root)))
+        for line in summary(self.task, self.objectives, self.cfg, self.team, state.samples):
+            self.report.say(line)
+
+    def _cadence(self, stopping: bool) -> None:
+        """What is due after a step: record, then validation, then checkpoint, so that whatever a
+        checkpoint's run has logged lies before it."""
+        state, cfg = self.state, self.cfg
+        over = state.samples >= cfg.samples
+        self.report.beat(state.samples)
+        if self._due(cfg.log_every) or over:
+            self.report.record(state)
+        if self._due(cfg.validate_every) or over:
+            self.validate()
+        if self._due(cfg.save_every) or over or stopping:
+            self.team.on_main(lambda: state.save(self.root, cfg.keep_last))
+
+    def _due(self, every: int) -> bool:
+        """Whether the last step passed a multiple of ``every`` samples."""
+        now = self.state.samples
+        return now // every > (now - self.cfg.batch_size) // every
+
+    def _interruption(self, stop: StopFlag) -> Interrupted:
+        state = self.state
+        return Interrupted(
+            f"stopped at {state.samples:,} of {self.cfg.samples:,} samples and saved to "
+            f"{checkpoint.folder_of(self.root, state.samples)}. Run the same command to go on",
+            stop.signum or signal.SIGTERM,
+        )
+
+    def _next(self, stream: Iterator[Batch]) -> Batch:
+        """The next batch on the device, of the size it must have."""
+        batch = next(stream, None)
+        local = self.cfg.batch_size // self.team.world_size
+        if batch is None or len(batch["index"]) != local:
+            got = "ended" if batch is None else f"gave {len(batch['index'])} samples"
+            raise ValueError(
+                f"the batch source {got} at {self.state.samples:,} samples where train.batch_size "
+                f"{self.cfg.batch_size} needs {local} on each of {self.team.world_size} processes"
+            )
+        return to_device(batch, self.team.device)
+
+    # ---- one step ----------------------------------------------------------------------------
+
+    def step(self, batch: Batch, stop: StopFlag) -> bool:
+        """Every objective due, once, on one batch. Returns whether any process wants to stop."""
+        state = self.state
+        micros = split(batch, self.micros)
+        stopping, moved = False, False
+        for stepper in state.steppers:
+            if state.samples >= stepper.starts_at:
+                skipped, asked = self._optimize(stepper, batch, micros, stop)
+                stopping, moved = stopping or asked, moved or not skipped
+        if state.ema is not None and moved:
+            state.ema.update()
+        state.samples += self.cfg.batch_size
+        return stopping
+
+    def _optimize(
+        self, stepper: Stepper, batch: Batch, micros: list[Batch], stop: StopFlag
+    ) -> tuple[bool, bool]:
+        """One optimiser step; returns (skipped, asked to stop)."""
+        state = self.state
+        if len(state.steppers) > 1:
+            self._enable(stepper.params)
+        stepper.zero_grad()
+        state.guard.before()
+        parts = self._backward(stepper, micros)
+        losses, norm = torch.stack([p["loss"] for p in parts]), stepper.clip()
+        values = torch.stack((losses.sum() / len(micros), norm))
+        # The one wait for the device in a step: whether to step must be known before stepping.
+        bad_loss, bad_norm, stopping = self.team.any(~torch.isfinite(values), bool(stop))
+        overflow = bad_norm and not bad_loss and stepper.overflow_is_normal()
+        skip = bad_loss or bad_norm
+        stepper.finish(state.samples, skip=skip)
+        if skip and not overflow:
+            loss_value, norm_value = values.tolist()
+            shown = {"loss": loss_value, "gradient norm": norm_value}
+            state.guard.skipped(stepper.name, batch, state.samples, self.team.rank, shown)
+        if not skip:
+            for part in parts:
+                for name, value in part.items():
+                    state.meter.add(f"{stepper.name}/{name}", value, 1 / len(micros))
+            state.meter.add(f"{stepper.name}/grad_norm", norm)
+        return skip, stopping
+
+    def _backward(self, stepper: Stepper, micros: list[Batch]) -> list[dict[str, Tensor]]:
+        """Gradients of the mean loss over micro-batches; returns each one's detached parts."""
+        name, collected = stepper.name, []
+        if len(micros) > 1:
+            ctx = self._context(0)
+            ctx.seed_globals(name)
+            with self._autocast():
+                self.task.look_ahead(name, micros, ctx)
+        for i, micro in enumerate(micros):
+            ctx = self._context(i)
+            ctx.seed_globals(name)
+            # DDP adds gradients up locally and averages over processes once, at the last one.
+            with self._no_sync() if i + 1 < len(micros) else nullcontext():
+                with self._autocast():
+                    parts = self.forward(name, micro, ctx)
+                if not parts["loss"].requires_grad:
+                    raise ValueError(
+                        f"the loss of objective {name!r} depends on none of its parameters"
+                    )
+                stepper.backward(parts["loss"] / len(micros))
+            collected.append({n: v.detach().float() for n, v in parts.items()})
+        if stepper.name not in self._reached:
+            self._reached.add(stepper.name)
+            self.report.unreached(stepper.name, stepper.without_gradient(self.state.names))
+        return collected
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Score the held-out batch and draw samples: averaged weights if any, fixed noise."""
+        if self.val_batch is None:
+            return
+        state, modes = self.state, {m: m.training for m in self.task.modules()}
+        self.task.eval()
+        with state.ema.swapped_in() if state.ema else nullcontext():
+            parts, images = self._score(self.val_batch)
+        for module, mode in modes.items():
+            module.training = mode
+        means = self.team.mean(torch.stack([v.float() for v in parts.values()]))
+        self.report.validation(state, dict(zip(parts, means.tolist(), strict=True)), images)
+
+    def _score(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        ctx = self._context(0, validation=True)
+        ctx.seed_globals("validation")
+        with torch.no_grad(), self._autocast():
+            return self.task.validate(batch, ctx), self.task.sample_grid(batch, ctx)
+
+    # ---- small things ------------------------------------------------------------------------
+
+    def _context(self, micro: int, *, validation: bool = False) -> StepContext:
+        return StepContext(
+            samples_seen=self.state.samples,
+            total_samples=self.cfg.samples,
+            seed=self.cfg.seed,
+            rank=self.team.rank,
+            world_size=self.team.world_size,
+            micro=micro,
+            micros=1 if validation else self.micros,
+            device=self.team.device,
+            fixed_noise=validation,
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = AUTOCAST.get(self.cfg.precision)
+        return torch.autocast(self.team.device.type, dtype) if dtype else nullcontext()
+
+    def _no_sync(self) -> AbstractContextManager[Any]:
+        wrapped = self.forward
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
+
+    def _enable(self, params: list[nn.Parameter]) -> None:
+        """Only ``params`` take gradients: a generator's loss goes *through* the discriminator
+        without leaving gradients in it."""
+        wanted = set(params)
+        for param in self.state.params.values():
+            param.requires_grad_(param in wanted)
+
+
+def compile_parts(task: Task, **options: Any) -> None:
+    """torch.compile the task's `compile_targets` in place: no wrapper, no ``_orig_mod.`` names."""
+    targets = task.compile_targets()
+    if not targets:
+        raise UserError(
+            f"train.compile is on, but {type(task).__name__} names nothing to compile: set it to "
+            f"false"
+        )
+    for module in targets:
+        module.compile(**options)

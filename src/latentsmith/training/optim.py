@@ -1,0 +1,85 @@
+"""AdamW for one objective, and the learning rate as a pure function of progress."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from latentsmith.training.config import TrainConfig
+
+
+def learning_rate(samples: int, cfg: TrainConfig, *, starts_at: int = 0) -> float:
+    """Learning rate of the step that begins after ``samples`` samples.
+
+    Linear warm-up over ``cfg.warmup`` samples counted from ``starts_at`` (an objective that joins
+    late warms up late), then constant, or cosine to 0 at ``cfg.samples``. The first step of a
+    warm-up is not wasted: it gets the rate of its *end*, (samples + batch) / warmup.
+    """
+    since = max(samples - starts_at, 0)
+    if since < cfg.warmup:
+        return cfg.lr * min((since + cfg.batch_size) / cfg.warmup, 1.0)
+    if cfg.schedule == "constant":
+        return cfg.lr
+    length = max(cfg.samples - starts_at - cfg.warmup, 1)
+    done = min((since - cfg.warmup) / length, 1.0)
+    return cfg.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def adamw(params: Sequence[nn.Parameter], cfg: TrainConfig) -> AdamW:
+    """AdamW over float32 ``params``; weight decay acts on tensors of two dimensions or more."""
+    groups = [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") for p in params)
+    return AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=fused)
+
+
+def set_lr(optimizer: AdamW, lr: float) -> None:
+    """Set every group's learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def optimizer_tensors(optimizer: AdamW, names: dict[Tensor, str]) -> dict[str, Tensor]:
+    """The state as named tensors, ``"<parameter>/<exp_avg|exp_avg_sq|step>"``: no pickle needed."""
+    return {
+        f"{names[param]}/{key}": value
+        for param, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: AdamW, names: dict[Tensor, str], tensors: dict[str, Tensor]
+) -> None:
+    """Inverse of `optimizer_tensors`. Parameters never stepped have no state, as before saving."""
+    state: dict[int, dict[str, Tensor]] = {}
+    position = 0
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            own = {
+                key: tensors[name]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if (name := f"{names[param]}/{key}") in tensors
+            }
+            if own:
+                state[position] = own
+            position += 1
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def clip_gradients(params: Sequence[nn.Parameter], most: float | None) -> Tensor:
+    """Scale gradients so that their joint 2-norm is at most ``most``; return the norm before.
+
+    The norm is also the cheapest complete test for NaN and infinity, so it is always computed.
+    """
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads)
+    if most is not None:
+        torch.nn.utils.clip_grads_with_norm_(params, most, norm)
+    return norm

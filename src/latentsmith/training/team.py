@@ -1,0 +1,97 @@
+"""The processes of one run: who am I, and agreeing with the others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from latentsmith.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among all of the run, as `accelerate launch` or `torchrun` started them."""
+
+    accelerator: Any
+    device: torch.device
+    rank: int
+    world_size: int
+
+    @classmethod
+    def join(cls, *, several_objectives: bool) -> "Team":
+        """Find (or start) the process group; alone without one.
+
+        accelerate does launch, device and DDP. Autocast and loss scaling stay in the loop: each
+        objective has its own scaler, and the weights must stay float32.
+
+        Raises:
+            UserError: launched for a strategy other than DDP.
+        """
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+
+        # An objective leaves the other objectives' parameters without gradient.
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=several_objectives)
+        accelerator = Accelerator(
+            mixed_precision="no", kwargs_handlers=[ddp], cpu=not torch.cuda.is_available()
+        )
+        known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if accelerator.distributed_type not in known:
+            raise UserError(
+                f"launched for {accelerator.distributed_type}, but training runs in one process or "
+                f"by DDP: use `torchrun` or `accelerate launch --multi_gpu`"
+            )
+        return cls(
+            accelerator, accelerator.device, accelerator.process_index, accelerator.num_processes
+        )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """``module`` behind DDP when there are several processes. Gradients become MEANS."""
+        return self.accelerator.prepare_model(module) if self.world_size > 1 else module
+
+    def any(self, flags: Tensor, own: bool) -> list[bool]:
+        """ "True on any process", for each of bool ``flags`` [n] and, last, ``own``.
+
+        One device synchronisation, whether there are others or not.
+        """
+        if self.world_size == 1:
+            return [*flags.tolist(), own]
+        counts = torch.cat((flags, flags.new_full((1,), own))).to(torch.float32)
+        dist.all_reduce(counts, op=dist.ReduceOp.MAX)
+        return (counts > 0).tolist()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Elementwise mean over processes of float ``values``."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on the main process; all get its result, or all raise its error.
+
+        Without this an error on one process leaves the others waiting until a time-out.
+        """
+        if self.world_size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
