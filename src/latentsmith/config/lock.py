@@ -1,0 +1,99 @@
+"""One writer per run folder."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from latentsmith.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Lock:
+    """A lock this process holds until `release` or its end, however it ends.
+
+    The kernel's ``flock`` decides: a killed process leaves no lock behind, so there is nothing
+    stale to guess about. The file's text (pid, host) is there for the message. Where the file
+    system has no ``flock``, the pid in the file decides: gone means stale.
+    """
+
+    path: Path
+    fd: int
+    _held: ClassVar[dict[Path, tuple[int, int]]] = {}  # path → (fd, holders in this process)
+
+    @classmethod
+    def take(cls, path: Path) -> "Lock":
+        """Raises UserError when another live process holds it."""
+        path = path.resolve()
+        if path in cls._held:
+            fd, holders = cls._held[path]
+            cls._held[path] = fd, holders + 1
+            return cls(path, fd)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            text = os.pread(fd, 4096, 0).decode(errors="replace")
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(fd)
+                raise UserError(_busy(path, text)) from None
+            log.warning("%s has no file locks; going by process ids", path.parent)
+            if _alive(text):
+                os.close(fd)
+                raise UserError(_busy(path, text)) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode(), 0)
+        cls._held[path] = fd, 1
+        return cls(path, fd)
+
+    def release(self) -> None:
+        """Give it up. The file stays: removing it would race with the next taker."""
+        fd, holders = self._held.pop(self.path, (None, 0))
+        if fd is None:
+            return
+        if holders > 1:
+            self._held[self.path] = fd, holders - 1
+            return
+        os.ftruncate(fd, 0)
+        os.close(fd)
+
+
+def _holder(text: str) -> dict[str, object]:
+    try:
+        holder = json.loads(text)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _busy(path: Path, text: str) -> str:
+    holder = _holder(text)
+    who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
+    return (
+        f"{path.parent} is being written by {who}. Wait for it, stop it, or use another "
+        "folder with --out FOLDER."
+    )
+
+
+def _alive(text: str) -> bool:
+    """Whether the process named in a lock file may still run. Of another machine's processes
+    nothing can be known, so they count as alive."""
+    holder = _holder(text)
+    if "pid" not in holder:
+        return False
+    if holder.get("host") != platform.node():
+        return True
+    try:
+        os.kill(int(str(holder["pid"])), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,234 @@
+"""A run's folder: what it holds, who may write it, and when it may be gone on with.
+
+Default place: ``runs/<recipe>/<scale>``, with the remaining overrides appended
+(``runs/mmreg/laptop,loss.weight=0.3``). It is a function of the command alone, never of the
+clock: the same command finds its folder again and resumes, every torchrun rank agrees on it
+without talking, and another setting gets another folder.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from latentsmith.config.lock import Lock
+from latentsmith.config.manifest import environment
+from latentsmith.config.saved import diff, from_yaml, to_yaml
+from latentsmith.errors import UserError
+from latentsmith.recipes.base import RecipeConfig
+from latentsmith.utils.files import atomic_path, write_json
+
+log = logging.getLogger(__name__)
+
+ROOT = Path("runs")
+"""Where runs go unless ``--out`` says otherwise, below the current folder."""
+
+
+def rank() -> int:
+    """This process's rank under torchrun; 0 otherwise."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def default_path(recipe: str, overrides: list[str] | tuple[str, ...]) -> Path:
+    """``runs/<recipe>/<scale>[,<other overrides>]``. The order of overrides does not matter; a
+    name too long for a folder ends in a hash instead."""
+    last = {text.partition("=")[0]: text for text in overrides}  # the last one of a key holds
+    scale = last.pop("scale", "scale=default").partition("=")[2]
+    name = ",".join([scale, *sorted(last.values())])
+    safe = re.sub(r"[^\w.,=+@~\[\]-]+", "_", name)
+    if safe != name or len(safe) > 120:
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        safe = f"{safe[:100]}-{digest}"
+    return ROOT / recipe / safe
+
+
+@dataclass
+class Run:
+    """An opened (or finished) run.
+
+    Attributes:
+        path: its folder.
+        config: the settings it runs with.
+        overrides: what the user typed.
+        writable: True for the one process that writes: rank 0 of `open`. Elsewhere `note` and
+            `mark_done` do nothing.
+    """
+
+    path: Path
+    config: RecipeConfig
+    overrides: list[str] = field(default_factory=list)
+    writable: bool = False
+    _lock: Lock | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str | None,
+        config: RecipeConfig,
+        overrides: list[str] | tuple[str, ...] = (),
+        *,
+        fresh: bool = False,
+    ) -> "Run":
+        """Create the folder, or go on in it.
+
+        Args:
+            path: the folder, or None for `default_path`.
+            config: composed settings.
+            overrides: the user's part of them, kept for the record.
+            fresh: move an existing run aside (``<name>.old-1``) and start anew.
+
+        Raises:
+            UserError: the folder holds a run with other settings (each is named with both
+                values), holds something that is no run, or is being written by another process.
+        """
+        path = Path(path) if path is not None else default_path(config.kind, overrides)
+        run = cls(path, config, list(overrides), writable=rank() == 0)
+        if not run.writable:
+            return run
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_run(path))):
+            raise UserError(
+                f"{path} exists and is not a run folder. Give another with --out FOLDER."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        run._lock = Lock.take(path / "run.lock")
+        try:
+            if fresh and (path / "config.yaml").exists():
+                run._lock.release()
+                log.info("moved the old run to %s", _move_aside(path))
+                path.mkdir(parents=True)
+                run._lock = Lock.take(path / "run.lock")
+            run._begin_or_resume()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Run":
+        """A run to read from.
+
+        Raises:
+            UserError: ``path`` is no run folder, or its settings no longer fit.
+        """
+        path = Path(path)
+        file = path / "config.yaml"
+        if not file.is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.yaml.")
+        typed = path / "overrides.txt"
+        overrides = typed.read_text().splitlines() if typed.is_file() else []
+        return cls(path, from_yaml(file.read_text(), where=file), overrides)
+
+    def close(self) -> None:
+        """Let other processes write the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What ``manifest.json`` holds; empty when there is none."""
+        file = self.path / "manifest.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def note(self, key: str, value: Any) -> None:
+        """Write a fact into the manifest (a fingerprint, where the data came from)."""
+        if self.writable:
+            write_json(self.path / "manifest.json", self.manifest | {key: value})
+
+    def folder(self, *parts: str) -> Path:
+        """A subfolder, made if this process may write."""
+        path = self.path.joinpath(*parts)
+        if self.writable:
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def stage_done(self, name: str) -> bool:
+        """True once `mark_done` was called for the stage, in this session or an earlier one."""
+        return self._marker(name).is_file()
+
+    def mark_done(self, name: str, summary: dict[str, Any] | None = None) -> None:
+        """Mark a stage finished. ``summary``: JSON-able facts later stages and reports read."""
+        if self.writable:
+            write_json(
+                self._marker(name),
+                {"stage": name, "finished": _now(), "summary": summary or {}},
+            )
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """What a finished stage left. Raises UserError when it is not finished."""
+        if not self.stage_done(name):
+            raise UserError(
+                f"stage {name!r} of {self.path} is not done; run it first: latentsmith train "
+                f"{self.config.kind}.{name} --out {self.path}"
+            )
+        return json.loads(self._marker(name).read_text())["summary"]
+
+    def _marker(self, name: str) -> Path:
+        return self.path / "stages" / f"{name}.json"
+
+    def _begin_or_resume(self) -> None:
+        file = self.path / "config.yaml"
+        now = {"started": _now(), **environment()}
+        if file.exists():
+            self._refuse_changes(from_yaml(file.read_text(), where=file))
+            manifest = self.manifest
+            manifest["sessions"] = [*manifest.get("sessions", []), now]
+            write_json(self.path / "manifest.json", manifest)
+            return
+        write_json(self.path / "manifest.json", {"recipe": self.config.kind, "sessions": [now]})
+        _write(self.path / "overrides.txt", "".join(f"{o}\n" for o in self.overrides))
+        # Last: a folder with a config.yaml is a run.
+        _write(file, f"# Every setting of this {self.config.kind} run.\n" + to_yaml(self.config))
+
+    def _refuse_changes(self, old: RecipeConfig) -> None:
+        if old.kind != self.config.kind:
+            raise UserError(
+                f"{self.path} holds a run of {old.kind}, not of {self.config.kind}. "
+                "Give another folder with --out FOLDER."
+            )
+        changes = diff(old, self.config)
+        if changes:
+            lines = [f"  {key}: {a!r} there, {b!r} now" for key, a, b in changes]
+            raise UserError(
+                "\n".join(
+                    [
+                        f"{self.path} was started with other settings:",
+                        *lines,
+                        "Keep both with --out ANOTHER_FOLDER, or start anew with --fresh "
+                        "(the old run is moved aside).",
+                    ]
+                )
+            )
+
+
+def _is_run(path: Path) -> bool:
+    """True for a run folder, or one whose very first start was cut short."""
+    return (path / "config.yaml").is_file() or (path / "run.lock").is_file()
+
+
+def _move_aside(path: Path) -> Path:
+    n = 1
+    while (target := path.with_name(f"{path.name}.old-{n}")).exists():
+        n += 1
+    path.rename(target)
+    return target
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as tmp:
+        tmp.write_text(text)
