@@ -46,6 +46,8 @@ class Measurement:
     unit: Literal["", "dB", "%", "px"] | str = ""
     baseline: float | None = None
     """What chance or the trivial method gives (a permutation, a pixel probe)."""
+    metric: str = ""
+    """The registered metric (`METRICS`) this is a value of; `name` may add a space to it."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""

@@ -1,0 +1,104 @@
+"""Mean and covariance of features, accumulated in float64, mergeable, saved with what made them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentsmith.errors import UserError
+from latentsmith.metrics.checks import check_count, check_finite
+
+
+class FeatureStats:
+    """Streaming (n, mean [D], centred second moment M2 [D, D]).
+
+    Centred accumulation (Chan et al. 1979): raw float32 moments lose the small eigenvalues.
+    ``update`` per batch, `merge` across workers or shards, in any order.
+
+    Args:
+        dim: feature width D.
+        space: which features these are, e.g. ``efficientnet_lite0@112:pooled``; only statistics
+            of one space can be merged or compared.
+    """
+
+    def __init__(self, dim: int, space: str):
+        self.space = space
+        self.n = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self.m2 = torch.zeros(dim, dim, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, features: Tensor, space: str) -> "FeatureStats":
+        """Statistics of features [N, D]."""
+        return cls(features.shape[1], space).update(features)
+
+    def update(self, features: Tensor) -> "FeatureStats":
+        """Add features [B, D]. Raises UserError for NaN or another width."""
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise UserError(
+                f"features of {self.space!r} must be [B, {len(self.mean)}], "
+                f"got {list(features.shape)}."
+            )
+        x = check_finite(features.detach(), "features").double().cpu()
+        if len(x) == 0:
+            return self
+        mean = x.mean(0)
+        x = x - mean
+        return self._add(len(x), mean, x.T @ x)
+
+    def _add(self, n: int, mean: Tensor, m2: Tensor) -> "FeatureStats":
+        total = self.n + n
+        delta = mean - self.mean
+        self.m2 += m2 + torch.outer(delta, delta) * (self.n * n / total)
+        self.mean += delta * (n / total)
+        self.n = total
+        return self
+
+    def merge(self, other: "FeatureStats") -> "FeatureStats":
+        """Add another's samples. Raises UserError when it is of another space."""
+        self.check_same_space(other)
+        return self if other.n == 0 else self._add(other.n, other.mean, other.m2)
+
+    def check_same_space(self, other: "FeatureStats") -> None:
+        """Raises UserError naming both sides when the features were made differently."""
+        if self.space != other.space or self.mean.shape != other.mean.shape:
+            raise UserError(
+                f"feature statistics of {self.space!r} (width {len(self.mean)}) cannot be joined "
+                f"with those of {other.space!r} (width {len(other.mean)})."
+            )
+
+    @property
+    def cov(self) -> Tensor:
+        """Unbiased covariance float64 [D, D]. Raises UserError below 2 samples."""
+        check_count(self.n, 2, f"covariance of {self.space!r}")
+        return self.m2 / (self.n - 1)
+
+    def save(self, path: Path) -> None:
+        """One safetensors file; ``n`` and ``space`` in its metadata."""
+        from safetensors.torch import save_file
+
+        from latentsmith.utils.files import atomic_path
+
+        meta = {"feature_stats": json.dumps({"n": self.n, "space": self.space})}
+        with atomic_path(Path(path)) as tmp:
+            save_file({"mean": self.mean, "m2": self.m2}, tmp, metadata=meta)
+
+    @classmethod
+    def load(cls, path: Path) -> "FeatureStats":
+        """Raises UserError when the file is missing or holds something else."""
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"no feature statistics at {path}.")
+        try:
+            with safe_open(path, "pt") as f:
+                meta: dict[str, Any] = json.loads((f.metadata() or {})["feature_stats"])
+                mean, m2 = f.get_tensor("mean"), f.get_tensor("m2")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path} holds no feature statistics ({error}).") from error
+        out = cls(len(mean), meta["space"])
+        out.n, out.mean, out.m2 = meta["n"], mean, m2
+        return out
