@@ -78,25 +78,30 @@ def compose(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> RecipeC
         UserError: naming every problem found, each with its dotted path and what would be right.
     """
     nodes = nodes_of(recipe)
-    problems: list[str] = []
-    given = _understand(nodes, overrides, problems)
-    with _hydra(nodes):
-        picked, _ = _pick(nodes, given)
-        outline = _plain(_load(picked))
-        good = [g for g in given if g.choice is None and _check(nodes, g, outline, problems)]
-        values = _plain(_load(picked + [_assign(g) for g in good])) if good else outline
-    for g in given:
-        if g.choice is not None and g.choice.option is None:
-            _set_null(nodes, values, g.choice.path)
+    values, problems = _compose_values(nodes, overrides)
     values.setdefault("kind", recipe)
     adapter: TypeAdapter[Any] = TypeAdapter(nodes.config)
     try:
         config = adapter.validate_python(values)
     except ValidationError as error:
         problems += errors.explain(error, nodes.config, values, problems)
+    except UserError as error:  # from a __post_init__
+        problems.append(str(error))
     if problems:
         raise UserError(errors.listing(recipe, problems))
     return config
+
+
+def outline(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
+    """The composed values before they are checked; what is still required is absent.
+
+    Raises:
+        UserError: an override is unreadable, or names nothing.
+    """
+    values, problems = _compose_values(nodes_of(recipe), overrides)
+    if problems:
+        raise UserError(errors.listing(recipe, problems))
+    return values
 
 
 def check(config: RecipeConfig) -> RecipeConfig:
@@ -118,8 +123,25 @@ def choices_of(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> dict
     """What each group stands at: ``{"scale": "laptop", "encoder": "dinov2", …}``."""
     nodes = nodes_of(recipe)
     with _hydra(nodes):
-        picked, _ = _pick(nodes, _understand(nodes, overrides, []))
-        return _choices(picked)
+        return _choices(_pick(nodes, _understand(nodes, overrides, [])))
+
+
+def _compose_values(
+    nodes: Nodes, overrides: list[str] | tuple[str, ...]
+) -> tuple[dict[str, Any], list[str]]:
+    """(values, problems with the overrides, which were then left out)."""
+    problems: list[str] = []
+    given = _understand(nodes, overrides, problems)
+    with _hydra(nodes):
+        picked = _pick(nodes, given)
+        values = _plain(_load(picked))
+        good = [g for g in given if g.choice is None and _check(nodes, g, values, problems)]
+        if good:
+            values = _plain(_load(picked + [_assign(g) for g in good]))
+    for g in given:
+        if g.choice is not None and g.choice.option is None:
+            _set_null(nodes, values, g.choice.path)
+    return values, problems
 
 
 def _understand(
@@ -128,18 +150,16 @@ def _understand(
     """Parse every override; those that cannot be used become problems."""
     found = []
     groups = {*nodes.registries, *nodes.global_groups()}
-    for text in overrides:
-        problem = errors.malformed(text)
-        if problem is None:
-            try:
-                override = OverridesParser.create().parse_override(text)
-            except HydraException as error:
-                problem = errors.unreadable(text, str(error))
-            else:
-                if override.is_sweep_override():
-                    problem = errors.sweep_in_run(text)
-        if problem is not None:
-            problems.append(problem)
+    words, unreadable = errors.readable_words(overrides)
+    problems += unreadable
+    for text in words:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            problems.append(errors.unreadable(text, str(error)))
+            continue
+        if override.is_sweep_override():
+            problems.append(errors.sweep_in_run(text))
             continue
         given = _one(nodes, groups, override, text)
         bad = None if given.choice is None else errors.bad_choice(given.choice, given.key, nodes)
@@ -166,8 +186,8 @@ def _one(nodes: Nodes, groups: set[str], override: Override, text: str) -> Given
     return Given(text, key)
 
 
-def _pick(nodes: Nodes, given: list[Given]) -> tuple[list[str], dict[str, str | None]]:
-    """Hydra's overrides for all choices, and the choices known before the last of them.
+def _pick(nodes: Nodes, given: list[Given]) -> list[str]:
+    """Hydra's overrides for all choices.
 
     An entry the defaults list lacks must be appended with ``+``, one it has must not; and what it
     has depends on the choices further out. So: preset groups first, then by depth.
@@ -175,7 +195,6 @@ def _pick(nodes: Nodes, given: list[Given]) -> tuple[list[str], dict[str, str | 
     picks = [g.choice for g in given if g.choice is not None]
     depths = {c: -1 if c.group not in nodes.registries else c.path.count(".") for c in picks}
     lines: list[str] = []
-    known: dict[str, str | None] = {}
     for depth in sorted(set(depths.values())):
         known = _choices(lines)
         for choice in [c for c in picks if depths[c] == depth]:
@@ -183,7 +202,7 @@ def _pick(nodes: Nodes, given: list[Given]) -> tuple[list[str], dict[str, str | 
                 lines.append(f"{'' if choice.key in known else '+'}{choice.key}={choice.option}")
             elif known.get(choice.key) is not None:
                 lines.append(f"~{choice.key}")
-    return lines, known
+    return lines
 
 
 def _choices(lines: list[str]) -> dict[str, str | None]:

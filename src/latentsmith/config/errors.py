@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from latentsmith.config.fields import Setting, choice_at, chosen, locate, paths, settings_of, unwrap
-from latentsmith.config.nodes import Choice, Nodes, group_of
+from latentsmith.config.nodes import Choice, Nodes
 from latentsmith.errors import nearest
 
 _TYPES = {
@@ -32,16 +32,25 @@ def listing(recipe: str, problems: list[str]) -> str:
     return "\n  ".join([f"{head} the settings of {recipe}:", *problems])
 
 
-def malformed(text: str) -> str | None:
-    """A word on the command line that is no ``key=value``."""
-    if text.startswith("-"):
-        name = text.lstrip("-").partition("=")[0]
-        return f"{text}: no such option. Settings are written without dashes: {name}=VALUE"
-    if "=" not in text and not text.startswith("~"):
-        return f"{text}: settings are written key=value; the '=' is missing"
-    if not text.partition("=")[0].strip():
-        return f"{text}: settings are written key=value; the key is missing"
-    return None
+def readable_words(words: list[str] | tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """(words that are ``key=value`` or ``~key``, problems with the others)."""
+    good, problems = [], []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if "=" in word or word.startswith("~"):
+            if word.lstrip("+").startswith("="):
+                problems.append(f"{word}: settings are written key=value; the key is missing")
+            else:
+                good.append(word)
+            continue
+        value = "VALUE"
+        if rest and "=" not in rest[0] and not rest[0].startswith(("~", "-")):
+            value = rest.pop(0)  # "lr 3": say it once
+        name = word.lstrip("-")
+        shown = word if value == "VALUE" else f"{word} {value}"
+        problems.append(f"{shown}: settings are written key=value: {name}={value}")
+    return good, problems
 
 
 def unreadable(text: str, reason: str) -> str:
@@ -130,6 +139,7 @@ def unknown_key(key: str, nodes: Nodes, values: dict[str, Any]) -> str:
     if section:
         return f"{key}: no such setting. {section} has: {', '.join(inside) or 'none'}."
     top = dict.fromkeys([*settings_of(nodes.config), *groups])
+    top.pop("kind", None)
     return f"{key}: no such setting. Known: {', '.join(top)}."
 
 
@@ -241,7 +251,7 @@ def _sentence(item: Any, setting: Setting | None, holder: type, path: str) -> st
 def _missing(setting: Setting | None, path: str) -> str:
     if setting is not None and setting.registry is not None:
         names = ", ".join(setting.registry.names())
-        return f"choose one with {path}=NAME ({group_of(setting.registry)}s: {names})"
+        return f"choose one with {path}=NAME, one of: {names}"
     about = f": {setting.help}" if setting is not None and setting.help else ""
     return f"required and not given; add {path}=VALUE{about}"
 

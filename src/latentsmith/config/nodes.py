@@ -128,6 +128,13 @@ class Nodes:
         files = [f for folder in self.folders() for f in (folder / group).glob("*.yaml")]
         return sorted({f.stem for f in files})
 
+    def preset_help(self, group: str, name: str) -> str:
+        """The first comment line of a preset that says something ("" without one)."""
+        files = [folder / group / f"{name}.yaml" for folder in self.folders()]
+        text = next(f for f in files if f.is_file()).read_text()
+        comments = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+        return next((line for line in comments if line and not line.startswith("@package")), "")
+
     def option_names(self, group: str) -> list[str]:
         """What ``group=`` may be: registered kinds and presets, sorted."""
         return sorted({*self.options.get(group, {}), *self.presets_of(group)})

@@ -165,6 +165,16 @@ class Run:
                 {"stage": name, "finished": _now(), "summary": summary or {}},
             )
 
+    @property
+    def finished(self) -> bool:
+        """True once the whole recipe went through."""
+        return (self.path / "finished.json").is_file()
+
+    def finish(self) -> None:
+        """Mark the whole recipe as gone through (``sweep`` skips such runs)."""
+        if self.writable:
+            write_json(self.path / "finished.json", {"finished": _now()})
+
     def summary(self, name: str) -> dict[str, Any]:
         """What a finished stage left. Raises UserError when it is not finished."""
         if not self.stage_done(name):

@@ -1,0 +1,59 @@
+"""What ``run``, ``train`` and ``sweep`` share: arguments, and going through stages."""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from latentsmith.config.run import Run
+    from latentsmith.recipes.base import Stage
+
+log = logging.getLogger(__name__)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """The ``key=value`` words and where the run goes."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings, e.g. scale=laptop"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="run folder (default: runs/RECIPE/SCALE, with the other settings appended)",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start anew; an existing run is moved aside"
+    )
+
+
+def prepare() -> None:
+    """Set the process up for training."""
+    from latentsmith.utils.memory import keep_heap
+    from latentsmith.utils.threads import thread_warning
+
+    keep_heap()
+    warning = thread_warning()
+    if warning:
+        log.warning(warning)
+
+
+def go_through(run: "Run", stages: "list[Stage]") -> None:
+    """Run the stages in order; each resumes or skips what is done."""
+    for n, stage in enumerate(stages, 1):
+        state = " (done before)" if run.stage_done(stage.name) else ""
+        log.info("[%d/%d] %s: %s%s", n, len(stages), stage.name, stage.help, state)
+        started = time.monotonic()
+        stage.run(run)
+        log.info("[%d/%d] %s: %s", n, len(stages), stage.name, clock(time.monotonic() - started))
+
+
+def clock(seconds: float) -> str:
+    """``75`` → ``1m15s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

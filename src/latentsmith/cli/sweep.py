@@ -1,0 +1,160 @@
+"""``latentsmith sweep RECIPE key=a,b,c``: a grid of runs and one report that compares them."""
+
+import argparse
+import itertools
+import logging
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+from latentsmith.cli._pipeline import add_overrides, clock, go_through, prepare
+
+log = logging.getLogger(__name__)
+
+HELP = "run a recipe for every combination of settings, then compare"
+EXAMPLES = """examples:
+  latentsmith sweep mmreg scale=laptop loss.weight=0,0.1,0.3,1,3
+  latentsmith sweep mmreg scale=laptop loss=pearson,si_huber 'seed=range(0,3)'
+"""
+
+
+def add(subparsers: Any) -> None:
+    """Add the verb's parser."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "sweep", help=HELP, description=HELP, epilog=EXAMPLES
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="see 'latentsmith list recipes'")
+    add_overrides(parser)
+    parser.set_defaults(run=sweep)
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Run what is not finished, go on past failures, report. Exit code 1 when any failed.
+
+    Raises UserError, before anything runs, naming every combination that cannot work.
+    """
+    from latentsmith.config.run import ROOT, default_path
+
+    grid = expand(args.overrides)
+    configs = _compose_all(args.recipe, grid)
+    path = default_path(args.recipe, args.overrides)
+    out = args.out or ROOT / args.recipe / f"sweep-{path.name}"
+    prepare()
+    folders = [out / name for name in names(grid)]
+    failed: dict[Path, str] = {}
+    for n, (folder, words, config) in enumerate(zip(folders, grid, configs, strict=True), 1):
+        log.info("sweep %d/%d: %s", n, len(grid), folder.name)
+        problem = _run_one(folder, config, words, fresh=args.fresh)
+        if problem:
+            failed[folder] = problem
+            log.error("%s failed: %s", folder.name, problem)
+    finished = [folder for folder in folders if folder not in failed]
+    if finished:
+        _report(configs[0], finished, out)
+    for folder, problem in failed.items():
+        print(f"failed: {folder}: {problem}")
+    print(f"{len(finished)} of {len(grid)} runs finished in {out}")
+    return 1 if failed else 0
+
+
+def expand(overrides: list[str]) -> list[list[str]]:
+    """Every combination of ``key=a,b,c``, ``key=range(0,3)`` and ``key=choice(a,b)`` words; the
+    last swept word varies fastest. Words without alternatives are kept in each.
+
+    Raises UserError for words that cannot be read, or when nothing is swept.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from latentsmith.config import errors
+    from latentsmith.errors import UserError
+
+    words, problems = errors.readable_words(overrides)
+    axes: list[list[str]] = []
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            problems.append(errors.unreadable(word, str(error)))
+            continue
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            axes.append([word])
+    if problems:
+        raise UserError("\n  ".join(["cannot read the sweep:", *problems]))
+    if all(len(axis) == 1 for axis in axes):
+        raise UserError(
+            "nothing to sweep over: give a setting several values, e.g. loss.weight=0,0.1,0.3"
+        )
+    return [list(combination) for combination in itertools.product(*axes)]
+
+
+def names(grid: list[list[str]]) -> list[str]:
+    """Folder names ``<n>-<what differs>``, a function of the grid alone."""
+    varying = [len({words[i] for words in grid}) > 1 for i in range(len(grid[0]))]
+    width = len(str(len(grid) - 1))
+    return [
+        f"{n:0{width}}-"
+        + re.sub(
+            r"[^\w.,=+@~\[\]-]+",
+            "_",
+            ",".join(word for word, varies in zip(words, varying, strict=True) if varies),
+        )[:120]
+        for n, words in enumerate(grid)
+    ]
+
+
+def _compose_all(recipe: str, grid: list[list[str]]) -> list[Any]:
+    """Typed configs of the whole grid: a mistake in the last shows before the first has run."""
+    from latentsmith.config.compose import compose
+    from latentsmith.errors import UserError
+
+    configs, problems = [], []
+    for words in grid:
+        try:
+            configs.append(compose(recipe, words))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return configs
+
+
+def _run_one(folder: Path, config: Any, words: list[str], *, fresh: bool) -> str | None:
+    """Run or resume one combination. Returns what went wrong, if anything."""
+    import time
+
+    from latentsmith.config.run import Run
+    from latentsmith.errors import UserError
+
+    started = time.monotonic()
+    try:
+        with Run.open(folder, config, words, fresh=fresh) as run:
+            if run.finished:
+                log.info("finished before; skipped")
+                return None
+            go_through(run, config.stages())
+            run.finish()
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # one bad combination must not cost the others
+        (folder / "error.txt").write_text(traceback.format_exc())
+        return f"{type(error).__name__}: {error} (traceback in {folder / 'error.txt'})"
+    (folder / "error.txt").unlink(missing_ok=True)
+    log.info("done in %s", clock(time.monotonic() - started))
+    return None
+
+
+def _report(config: Any, folders: list[Path], out: Path) -> None:
+    """The recipe's own sweep report, or the comparison any runs can have."""
+    hook = getattr(config, "sweep_report", None)
+    if hook is not None:
+        hook(folders, out)
+        return
+    from latentsmith.reports.compare import compare
+    from latentsmith.reports.console import print_verdict
+
+    print_verdict(compare(folders, out), out / "report.html")
