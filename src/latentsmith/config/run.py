@@ -63,6 +63,8 @@ class Run:
     config: RecipeConfig
     overrides: list[str] = field(default_factory=list)
     writable: bool = False
+    shared: Path | None = None
+    """Where the runs of a sweep keep what they have in common."""
     _lock: Lock | None = field(default=None, repr=False)
 
     @classmethod
@@ -152,6 +154,20 @@ class Run:
         if self.writable:
             path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def place(self, name: str, identity: dict[str, Any]) -> Path:
+        """Folder for a piece of work that depends on nothing but ``identity`` (JSON-able).
+
+        In a run on its own it is ``training/<name>``. Runs of one sweep keep such folders side by
+        side (``shared``), named by a digest of the identity, so that what two of them have in
+        common (a pretrained start, a baseline) is made once.
+        """
+        if self.shared is None:
+            return self.path / "training" / name
+        digest = hashlib.blake2b(
+            json.dumps(identity, sort_keys=True, default=str).encode(), digest_size=6
+        ).hexdigest()
+        return self.shared / digest
 
     def stage_done(self, name: str) -> bool:
         """True once `mark_done` was called for the stage, in this session or an earlier one."""

@@ -1,5 +1,7 @@
 """Part of a dataset."""
 
+from functools import cached_property
+
 from torch import Tensor
 
 from latentsmith.data.base import Dataset, Sample
@@ -11,14 +13,23 @@ class Subset:
     """The samples of ``dataset`` at ``indices`` int64 [M], in that order.
 
     Position i of the subset is sample ``indices[i]``; a batch's ``"index"`` counts positions of the
-    subset. The digest covers the dataset's and the choice.
+    subset.
     """
 
     def __init__(self, dataset: Dataset, indices: Tensor):
         self.dataset, self.indices = dataset, indices
         self.name, self.classes, self.origin = dataset.name, dataset.classes, dataset.origin
-        self.digest = json_digest({"of": dataset.digest, "indices": indices.tolist()})
         self.image_keys: tuple[str, ...] = getattr(dataset, "image_keys", ("image",))
+
+    @property
+    def digest(self) -> str:
+        """Of the dataset's digest and the choice. Not taken before it is asked for: an image
+        folder's reads every file."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return json_digest({"of": self.dataset.digest, "indices": self.indices.tolist()})
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -7,6 +7,7 @@ pure function of (image, row) and can be repeated anywhere.
 """
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -134,6 +135,16 @@ class TransformConfig:
             raise ValueError(f"scale is {self.scale}: it needs 0 < low <= high <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio is {self.ratio}: it needs 0 < low <= high")
+
+    def fixed(self) -> "TransformConfig":
+        """The same view of every image each time: no flip, central instead of random crop."""
+        crop = "center" if self.crop == "random" else self.crop
+        return replace(self, crop=crop, flip=False)
+
+    def deterministic(self) -> "TransformConfig":
+        """The same without chance, for measuring: random crops become central ones, no flip."""
+        crop = "center" if self.crop == "random" else self.crop
+        return replace(self, crop=crop, flip=False)
 
     def build(self) -> "Transform":
         """The transform; it holds no state."""

@@ -52,3 +52,18 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Measurement":
+        """What `to_json` gave, read back. Numbers may be text ("nan", "inf"): JSON has neither.
+
+        Raises KeyError, TypeError or ValueError for anything else.
+        """
+        interval, baseline = value["interval"], value["baseline"]
+        read = {
+            "value": float(value["value"]),
+            "stamp": Stamp(**value["stamp"]),
+            "interval": None if interval is None else (float(interval[0]), float(interval[1])),
+            "baseline": None if baseline is None else float(baseline),
+        }
+        return cls(**{**value, **read})

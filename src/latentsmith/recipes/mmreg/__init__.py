@@ -1,1 +1,5 @@
 """MM-Reg: manifold-matching regularisation of an image autoencoder."""
+
+from latentsmith.recipes.mmreg.config import MMRegConfig
+
+__all__ = ["MMRegConfig"]

@@ -1,0 +1,160 @@
+"""Settings of the mmreg recipe. Help for each is the string under it."""
+
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from latentsmith.autoencoders.kl import KLAutoencoderConfig, Part
+from latentsmith.config.schema import schema
+from latentsmith.data.transforms import TransformConfig
+from latentsmith.encoders.base import ENCODERS, EncoderConfig
+from latentsmith.losses.base import LOSSES, PairLossConfig
+from latentsmith.losses.kl import KLReduction
+from latentsmith.metrics.latent_card import CardConfig
+from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.registry import OneOf
+from latentsmith.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from latentsmith.config.run import Run
+
+TRAINED_REFERENCE = "encoder"
+"""Name of the reference space given by ``encoder=…``; the others have names of the user's."""
+
+
+@schema
+class PerceptualConfig:
+    """LPIPS between image and reconstruction."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the loss. 0 (no LPIPS) where the trunk's weights cannot be had."""
+    net: Literal["vgg", "alex"] = "vgg"
+    """Trunk network."""
+    trunk: str | None = None
+    """File with the trunk's ImageNet weights (torchvision's state dict)."""
+
+
+@schema
+class AdversarialConfig:
+    """PatchGAN discriminator with its own optimiser."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the autoencoder's loss; 0 leaves the discriminator out."""
+    starts_at: Annotated[int, Field(ge=0)] = 0
+    """Samples seen before the autoencoder meets the discriminator's judgement."""
+    adaptive: bool = True
+    """Scale the weight by the ratio of gradients at the decoder's last layer."""
+    loss: Literal["hinge", "vanilla"] = "hinge"
+    """GAN loss."""
+    channels: Annotated[int, Field(gt=0)] = 64
+    """Width of the discriminator's first layer."""
+    layers: Annotated[int, Field(gt=0)] = 3
+    """Strided layers: each doubles the patch a score sees."""
+    lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Discriminator's learning rate over the autoencoder's."""
+
+
+@schema
+class ObjectiveConfig:
+    """The autoencoder's own objective, the same for both arms."""
+
+    l1: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the mean absolute error, images in [0, 1]."""
+    mse: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the mean squared error, images in [0, 1]."""
+    kl: Annotated[float, Field(ge=0)] = 1e-6
+    """Weight of the KL divergence from the standard normal."""
+    kl_reduction: KLReduction = "sum"
+    """``sum`` over a latent's elements (Stable Diffusion's) or ``mean``."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """LPIPS."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """PatchGAN."""
+    train: Part = "both"
+    """Which half is finetuned."""
+    latent: Literal["mode", "sample"] = "mode"
+    """Which latent the pairwise loss sees: the posterior's mean (source) or a draw."""
+
+
+@schema
+class EvaluateConfig:
+    """How the arms are measured, on held-out images."""
+
+    count: Annotated[int, Field(ge=64)] = 2048
+    """Held-out images measured, drawn from the split once for all."""
+    probe_count: Annotated[int, Field(ge=64)] = 8192
+    """Training images the linear probe learns from."""
+    card: CardConfig = field(default_factory=CardConfig)
+    """Protocol of the latent card: neighbours, paths, steps, bootstrap."""
+    grid: Annotated[int, Field(ge=2)] = 8
+    """Images per row in the report's pictures."""
+
+
+@RECIPES.register(
+    "mmreg", help="make distances between latents follow a reference space; prove it (go/no-go)"
+)
+@schema
+class MMRegConfig(RecipeConfig):
+    """Finetune an image autoencoder with and without manifold-matching regularisation."""
+
+    kind: Literal["mmreg"] = "mmreg"
+    transform: TransformConfig
+    """From raw images to what is trained on."""
+    encoder: Annotated[EncoderConfig, OneOf(ENCODERS)]
+    """Reference space the regularised arm is trained to follow."""
+    more_references: dict[str, Annotated[EncoderConfig, OneOf(ENCODERS)]] = field(
+        default_factory=dict
+    )
+    """Further reference spaces by name, measured beside the trained one."""
+    terms: dict[str, float] = field(default_factory=lambda: {TRAINED_REFERENCE: 1.0})
+    """Which references the pairwise loss follows, with their weights: ``{encoder: 1}`` (default),
+    or a hybrid such as ``{encoder: 1, pca: 0.5}``."""
+    loss: Annotated[PairLossConfig, OneOf(LOSSES)]
+    """Pairwise loss of the regularised arm."""
+    autoencoder: KLAutoencoderConfig
+    """The autoencoder both arms start from."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Reconstruction objective of both arms."""
+    pretrain: TrainConfig | None = None
+    """Training of the common starting point; none for an autoencoder that is already trained."""
+    finetune: TrainConfig
+    """Training of each arm. Same data, order, noise and steps for both."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Measurement protocol."""
+
+    def __post_init__(self) -> None:
+        known = [TRAINED_REFERENCE, *self.more_references]
+        unknown = sorted(set(self.terms) - set(known))
+        if TRAINED_REFERENCE in self.more_references:
+            raise ValueError(
+                f"more_references may not use the name {TRAINED_REFERENCE!r}, which belongs to "
+                "encoder=…: choose another name"
+            )
+        if unknown:
+            raise ValueError(
+                f"terms name {', '.join(map(repr, unknown))}, but the references are "
+                f"{', '.join(map(repr, known))}: add it under more_references"
+            )
+        if not any(weight > 0 for weight in self.terms.values()):
+            raise ValueError("terms give every reference weight 0: give one a weight above 0")
+        if min(self.terms.values()) < 0:
+            raise ValueError("terms hold a negative weight, which would push the geometry away")
+        channels = self.autoencoder.in_channels
+        if channels is not None and channels != self.transform.channels:
+            raise ValueError(
+                f"transform.channels is {self.transform.channels} but autoencoder.in_channels is "
+                f"{channels}: set both to the same"
+            )
+
+    def stages(self) -> list[Stage]:
+        """references → pretrain → baseline → regularized → measure → report."""
+        from latentsmith.recipes.mmreg.stages import stages
+
+        return stages(self)
+
+    def dry_run(self, run: "Run") -> None:
+        """Shapes, parameter counts and batches at full size, on the meta device."""
+        from latentsmith.recipes.mmreg.dry_run import dry_run
+
+        dry_run(self, run)

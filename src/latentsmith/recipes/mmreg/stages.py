@@ -1,0 +1,202 @@
+"""The stages of ``latentsmith run mmreg``, each resumable on its own.
+
+references   vectors of every image in every reference space, cached
+pretrain     the common starting point, where the autoencoder is not trained already
+baseline     finetuned without the pairwise loss
+regularized  finetuned with it: same start, data, order, noise, steps
+measure      both arms on held-out images
+report       targets, tables, pictures: report.html, report.json
+"""
+
+import logging
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
+from latentsmith.config.run import Run
+from latentsmith.losses.perceptual import load_lpips
+from latentsmith.recipes.base import Stage
+from latentsmith.recipes.mmreg.config import MMRegConfig
+from latentsmith.recipes.mmreg.inputs import Inputs
+from latentsmith.recipes.mmreg.measure import measure_arm
+from latentsmith.recipes.mmreg.report import write
+from latentsmith.recipes.mmreg.task import AutoencoderTask
+from latentsmith.training.config import TrainConfig
+from latentsmith.training.loop import fit
+from latentsmith.training.team import Team
+from latentsmith.utils.counter import Counter
+from latentsmith.utils.digest import json_digest
+
+log = logging.getLogger(__name__)
+
+START, BASELINE, REGULARIZED = "start", "baseline", "regularized"
+ARMS = (BASELINE, REGULARIZED)
+
+
+def stages(cfg: MMRegConfig) -> list[Stage]:
+    """All stages, bound to one pipeline, so that what one loads the next finds in memory."""
+    line = Pipeline(cfg)
+    pretrain = Stage("pretrain", "train the common starting point", line.pretrain)
+    return [
+        Stage("references", "cache the reference vectors of every image", line.references),
+        *([pretrain] if cfg.pretrain is not None else []),
+        Stage(BASELINE, "finetune without the pairwise loss", line.baseline),
+        Stage(REGULARIZED, "finetune with the pairwise loss", line.regularized),
+        Stage("measure", "measure both arms on held-out images", line.measure),
+        Stage("report", "write the go/no-go report", line.report),
+    ]
+
+
+class Pipeline:
+    """The stages' work. Each method takes the run and skips or resumes what is already done."""
+
+    def __init__(self, cfg: MMRegConfig):
+        self.cfg = cfg
+
+    @cached_property
+    def team(self) -> Team:
+        """This process among those of the run."""
+        return Team.join(several_objectives=self.cfg.objective.adversarial.weight > 0)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Data and reference spaces."""
+        return Inputs(self.cfg, self.team)
+
+    def references(self, run: Run) -> None:
+        """Fill the cache (a random transform leaves only the held-out and probe images to it)."""
+        inputs = self.inputs
+        if inputs.online:
+            log.info("references: computed online, the training transform is random")
+        else:
+            log.info("references: cached, the training transform is deterministic")
+            inputs.references(inputs.train)
+        inputs.references(inputs.val)
+        run.note("references", {n: e.fingerprint() for n, e in inputs.encoders.items()})
+        run.note("data", {d.name: self._origin(d) for d in (inputs.train, inputs.val)})
+        run.mark_done("references")
+
+    @staticmethod
+    def _origin(dataset: Any) -> dict[str, Any]:
+        return {"digest": dataset.digest, "count": len(dataset), "origin": dataset.origin}
+
+    # Training -------------------------------------------------------------------------------------
+
+    def pretrain(self, run: Run) -> None:
+        """Train the starting point on the reconstruction objective alone."""
+        assert self.cfg.pretrain is not None
+        self._train(run, START, self.cfg.pretrain, self.cfg.autoencoder.build(), pairs=False)
+
+    def baseline(self, run: Run) -> None:
+        """Finetune without pairs."""
+        self._train(run, BASELINE, self.cfg.finetune, self._start(run), pairs=False)
+
+    def regularized(self, run: Run) -> None:
+        """Finetune with pairs."""
+        pairs = self.cfg.loss.kind != "none" and self.cfg.loss.weight > 0
+        self._train(run, REGULARIZED, self.cfg.finetune, self._start(run), pairs=pairs)
+
+    def _start(self, run: Run) -> KLAutoencoder:
+        """A fresh copy of what both arms start from."""
+        if self.cfg.pretrain is None:
+            return self.cfg.autoencoder.build()
+        return self._load(run, START)
+
+    def _load(self, run: Run, name: str) -> KLAutoencoder:
+        folder = Path(run.summary("pretrain" if name == START else name)["model"])
+        checkpointing = self.cfg.autoencoder.gradient_checkpointing
+        config = KLAutoencoderConfig(source=str(folder), gradient_checkpointing=checkpointing)
+        return config.build()
+
+    def _train(
+        self, run: Run, name: str, train: TrainConfig, autoencoder: KLAutoencoder, *, pairs: bool
+    ) -> None:
+        stage = "pretrain" if name == START else name
+        if run.stage_done(stage):
+            return
+        train = replace(train, seed=train.seed + self.cfg.seed)
+        task = self._task(autoencoder, pairs=pairs)
+        identity = self._identity(autoencoder, pairs=pairs)
+        place = run.place(name, identity | {"train": asdict(train)})
+        batches = self.inputs.training_loader(train, with_references=pairs)
+        val = self.inputs.validation_batch(train.batch_size, with_references=pairs)
+        log.info("%s: training in %s", name, place)
+        result = fit(task, batches, train, place, val_batch=val, identity=identity)
+        autoencoder.to(self.team.device)
+        if self.team.is_main:
+            if result.ema is not None:
+                with result.ema.swapped_in():
+                    self._export(autoencoder, place / "model")
+            else:
+                self._export(autoencoder, place / "model")
+        summary = {
+            "model": str(place / "model"),
+            "training": str(place),
+            "samples": result.samples,
+            "seconds": round(result.seconds, 1),
+            "ema": result.ema is not None,
+            "parts": result.last,
+        }
+        self.team.on_main(lambda: run.mark_done(stage, summary))
+
+    def _export(self, autoencoder: KLAutoencoder, folder: Path) -> None:
+        """Measure the latents' scale anew (training moved it), then save in diffusers format."""
+        loader = self.inputs.fixed_loader(self.inputs.probe)
+        with Counter("latent statistics", len(self.inputs.probe)):
+            autoencoder.measure_normalizer(batch["image"] for batch in loader.epoch())
+        autoencoder.save_pretrained(folder)
+
+    def _task(self, autoencoder: KLAutoencoder, *, pairs: bool) -> AutoencoderTask:
+        cfg, perceptual = self.cfg, self.cfg.objective.perceptual
+        lpips = None
+        if perceptual.weight > 0:
+            lpips = load_lpips(perceptual.net, trunk=perceptual.trunk)
+        else:
+            log.info("objective: no LPIPS (objective.perceptual.weight is 0)")
+        online = pairs and self.inputs.online
+        return AutoencoderTask(
+            autoencoder,
+            cfg.objective,
+            pair_loss=cfg.loss if pairs else None,
+            terms=cfg.terms,
+            references={n: self.inputs.encoders[n] for n in cfg.terms} if online else None,
+            lpips=lpips,
+        )
+
+    def _identity(self, autoencoder: KLAutoencoder, *, pairs: bool) -> dict[str, Any]:
+        """What the trained weights depend on besides data and loop settings. The arm's name is not
+        in it: a regularized arm of weight 0 *is* the baseline."""
+        cfg = self.cfg
+        identity: dict[str, Any] = {
+            "start": autoencoder.digest(),
+            "objective": asdict(cfg.objective),
+        }
+        if pairs:
+            spaces = {name: self.inputs.encoders[name].fingerprint() for name in cfg.terms}
+            identity |= {"loss": asdict(cfg.loss), "terms": cfg.terms, "spaces": spaces}
+        return identity | {"digest": json_digest(identity)}
+
+    # Measuring ------------------------------------------------------------------------------------
+
+    def measure(self, run: Run) -> None:
+        """Measure both arms; on the main process, from the saved models alone."""
+        if run.stage_done("measure"):
+            return
+
+        def work() -> None:
+            for arm in ARMS:
+                autoencoder = self._load(run, arm).to(self.team.device)
+                measure_arm(arm, autoencoder, self.inputs, run.folder("measurements") / arm)
+            run.mark_done("measure")
+
+        self.team.on_main(work)
+
+    def report(self, run: Run) -> None:
+        """Always written anew: it costs a second and follows the code."""
+
+        def work() -> None:
+            run.mark_done("report", {"page": str(write(self.cfg, run))})
+
+        self.team.on_main(work)
