@@ -28,8 +28,10 @@ class Dataset(Protocol):
 
     name: str
     classes: list[str] | None
-    digest: str
     origin: str
+
+    @property
+    def digest(self) -> str: ...
 
     def __len__(self) -> int: ...
 

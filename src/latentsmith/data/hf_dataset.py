@@ -64,9 +64,13 @@ class HFImages:
             sample["caption"] = caption if isinstance(caption, str) else caption[0]
         return sample
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Of the encoded images, labels and captions; read once, then remembered."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         files = [Path(part["filename"]) for part in self.table.cache_files]
         stats = [f"{file}\t{s.st_size}\t{s.st_mtime_ns}" for file in files for s in [file.stat()]]
         settings = [repr(sorted(self.columns.items())), self.mode, repr(self.classes)]

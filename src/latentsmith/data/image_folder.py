@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from latentsmith.config.schema import schema
-from latentsmith.data.base import DATASETS, DatasetConfig, Sample, Split
+from latentsmith.data.base import DATASETS, CorruptSample, DatasetConfig, Sample, Split
 from latentsmith.data.decode import Mode, decode_image
 from latentsmith.data.digests import files_digest, join_digests
 from latentsmith.data.memory import seeded_subset, split_indices
@@ -19,7 +19,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class ImageFolder:
-    """Image files as samples ``{"image", "label" (with classes), "file"}``.
+    """Image files as samples ``{"image", "file", "label" (with classes), "caption" (if read)}``.
 
     Args:
         root: what the files' names are relative to.
@@ -37,11 +37,13 @@ class ImageFolder:
         name: str,
         classes: list[str] | None,
         mode: Mode,
+        captions: bool,
         cache: Path,
     ):
         self.root, self.files, self.labels = root, files, labels
         self.name, self.classes = name, classes
         self.mode: Mode = mode
+        self.captions = captions
         self.origin = f"folder {root}"
         self._cache = cache
 
@@ -56,12 +58,21 @@ class ImageFolder:
         }
         if self.labels is not None:
             sample["label"] = self.labels[index]
+        if self.captions:
+            sample["caption"] = _read_caption(path.with_suffix(".txt"))
         return sample
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Changes with any file's name, bytes or label, and with the mode."""
-        content = files_digest(self.root, self.files, self._cache)
+        """Changes with any file's name, bytes, label or caption, and with the mode."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        files = list(self.files)
+        if self.captions:
+            files += [path.with_suffix(".txt") for path in self.files]
+        content = files_digest(self.root, files, self._cache)
         return join_digests([content, self.mode, *(self.classes or []), repr(self.labels)])
 
 
@@ -85,6 +96,8 @@ class ImageFolderConfig(DatasetConfig):
     """Seeds the split and the subsets."""
     labels: bool = True
     """Subfolders are classes. false: images are taken from any depth, without labels."""
+    captions: bool = False
+    """Read NAME.txt beside each image as its caption."""
     mode: Literal["rgb", "gray"] = "rgb"
     """Decode to 3 channels or to 1."""
     train_count: Annotated[int, Field(ge=1)] | None = None
@@ -108,6 +121,7 @@ class ImageFolderConfig(DatasetConfig):
             seeded_subset(keep, count, self.seed),
             name=f"image_folder:{Path(self.folder).name}/{split}",
             mode=self.mode,
+            captions=self.captions,
             cache=cache,
         )
 
@@ -143,15 +157,31 @@ class _Found:
             )
         return _Found(self.root, self.files, classes)
 
-    def take(self, keep: Tensor, *, name: str, mode: Mode, cache: Path) -> ImageFolder:
+    def take(
+        self, keep: Tensor, *, name: str, mode: Mode, captions: bool, cache: Path
+    ) -> ImageFolder:
         files = [self.files[index] for index in keep.tolist()]
         labels = None
         if self.classes is not None:
             number = {label: k for k, label in enumerate(self.classes)}
             labels = [number[path.relative_to(self.root).parts[0]] for path in files]
         return ImageFolder(
-            self.root, files, labels, name=name, classes=self.classes, mode=mode, cache=cache
+            self.root,
+            files,
+            labels,
+            name=name,
+            classes=self.classes,
+            mode=mode,
+            captions=captions,
+            cache=cache,
         )
+
+
+def _read_caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorruptSample(f"caption {path}: {error}") from error
 
 
 def _scan(root: Path, labels: bool) -> _Found:

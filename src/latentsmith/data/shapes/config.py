@@ -82,9 +82,13 @@ class ShapesDataset:
     def __len__(self) -> int:
         return self._count
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Of the settings and of a few samples, so that it also changes with this code."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         shown = self.gather(torch.arange(min(32, len(self))))
         images = [shown[key].numpy().tobytes() for key in self.image_keys]
         texts = repr([shown.get(key) for key in ("caption", "instruction")])
@@ -92,6 +96,11 @@ class ShapesDataset:
         for part in images:
             state.update(part)
         return state.hexdigest()
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every sample, int64 [N], without drawing any."""
+        return self._labels(self.factors(torch.arange(len(self))))
 
     def scenes(self, indices: Tensor | Sequence[int]) -> list[Scene]:
         """What samples show, without drawing them."""
