@@ -18,8 +18,9 @@ from torch.autograd.function import once_differentiable
 from latentsmith.config.schema import schema
 from latentsmith.losses.base import LOSSES, PairLoss, PairLossConfig
 
-ROWS = 2**18
-"""Numbers converted to float64 at a time: small enough to stay in cache."""
+IN_CACHE = 2**16
+"""Numbers converted to float64 at a time on CPU (512 KiB); a GPU prefers few large kernels."""
+IN_MEMORY = 2**24
 
 
 def no_spread(variation: Tensor, mean: Tensor, count: int, dtype: torch.dtype) -> Tensor:
@@ -35,7 +36,7 @@ def no_spread(variation: Tensor, mean: Tensor, count: int, dtype: torch.dtype) -
 def _row_blocks(*matrices: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
     """(first row, the same rows of each [B, B] matrix), block by block."""
     batch = len(matrices[0])
-    step = max(1, ROWS // batch)
+    step = max(1, (IN_MEMORY if matrices[0].is_cuda else IN_CACHE) // batch)
     for start in range(0, batch, step):
         yield start, [m[start : start + step] for m in matrices]
 
@@ -55,7 +56,8 @@ class _CorrelationLoss(torch.autograd.Function):
             a, b = dd.double() - mean_d, rr.double() - mean_r
             a.diagonal(start).zero_()
             b.diagonal(start).zero_()
-            moments += torch.stack([(u * v).sum() for u, v in ((a, a), (b, b), (a, b))])
+            a, b = a.flatten(), b.flatten()
+            moments += torch.stack((a.dot(a), b.dot(b), a.dot(b)))
         aa, bb, ab = moments
         flat = torch.stack(
             (no_spread(aa, mean_d, count, d.dtype), no_spread(bb, mean_r, count, d.dtype))

@@ -56,46 +56,51 @@ def pairs(d: Tensor) -> Tensor:
 
 
 class _PairwiseDistances(torch.autograd.Function):
-    """x [S, B, D] → d [1, B, B]."""
+    """points [S, B, D] → d [1, B, B]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        with full_precision(x):
-            x = x - x.mean(1, keepdim=True)
-            if len(x) == 1:
-                d, near = _distances(x)
-                ctx.save_for_backward(x, d, near)
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        with full_precision(points):
+            if len(points) == 1:
+                x = _centred(points)
+                d, near = _distances(points, x)
+                ctx.save_for_backward(points, x, d, near)
             else:  # S matrices would fill the memory: their mean is kept, backward makes them anew
-                d = x.new_zeros(1, x.shape[1], x.shape[1])
-                for part in x.split(_sets(x)):
-                    d += _distances(part)[0].sum(0, keepdim=True)
-                d /= len(x)
-                ctx.save_for_backward(x)
+                d = points.new_zeros(1, points.shape[1], points.shape[1])
+                for part in points.split(_sets(points)):
+                    d += _distances(part, _centred(part))[0].sum(0, keepdim=True)
+                d /= len(points)
+                ctx.save_for_backward(points)
         return d
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        x, *kept = ctx.saved_tensors
-        with full_precision(x):
-            grad = (grads[0] + grads[0].mT) / len(x)  # [1, B, B]
+        points, *kept = ctx.saved_tensors
+        with full_precision(points):
+            grad = (grads[0] + grads[0].mT) / len(points)  # [1, B, B]
             if kept:
-                d, near = kept
-                dx = _pull_back(x, d, near, grad)
-            else:
-                parts = x.split(_sets(x))
-                dx = torch.cat([_pull_back(p, *_distances(p), grad) for p in parts])
-            # exact translation invariance; otherwise a bias before x sees rounding noise as signal
-            return dx.sub_(dx.mean(1, keepdim=True))
+                return _pull_back(points, *kept, grad)
+            pulls = []
+            for part in points.split(_sets(points)):
+                x = _centred(part)
+                pulls.append(_pull_back(part, x, *_distances(part, x), grad))
+            return torch.cat(pulls)
 
 
-def _sets(x: Tensor) -> int:
+def _centred(points: Tensor) -> Tensor:
+    """Minus the mean over the batch: norms as small as they get, distances as they were."""
+    return points - points.mean(1, keepdim=True)
+
+
+def _sets(points: Tensor) -> int:
     """How many of the S distance matrices fit in a chunk."""
-    return max(1, CHUNK // x.shape[1] ** 2)
+    return max(1, CHUNK // points.shape[1] ** 2)
 
 
-def _distances(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances d [S, B, B] of centred x [S, B, D], and near pairs [K, 3] as (s, i, j), i < j."""
+def _distances(points: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances d [S, B, B] of points [S, B, D], x the same centred; and near pairs [K, 3] as
+    (s, i, j), i < j."""
     sets, batch, _ = x.shape
     # a GPU prefers one large product; on CPU the blocks below the diagonal are saved
     step = batch if x.is_cuda or sets > 1 or batch < 2 * BLOCK else BLOCK
@@ -118,7 +123,8 @@ def _distances(x: Tensor) -> tuple[Tensor, Tensor]:
     near = torch.cat(near)
     for some in near.split(max(1, CHUNK // x.shape[2])):
         s, i, j = some.unbind(1)
-        exact = torch.linalg.vector_norm(x[s, i] - x[s, j], dim=1)
+        # of the points as given: centring has rounded x
+        exact = torch.linalg.vector_norm(points[s, i] - points[s, j], dim=1)
         d[s, i, j] = exact
         d[s, j, i] = exact
     return d, near
@@ -133,7 +139,7 @@ def _gram_to_distance(gram: Tensor, n_rows: Tensor, n_cols: Tensor) -> Tensor:
     return near
 
 
-def _pull_back(x: Tensor, d: Tensor, near: Tensor, grad: Tensor) -> Tensor:
+def _pull_back(points: Tensor, x: Tensor, d: Tensor, near: Tensor, grad: Tensor) -> Tensor:
     """∂L/∂x [S, B, D] from the symmetric ∂L/∂d [1, B, B]."""
     w = (grad / d).masked_fill_(d == 0, 0)  # [S, B, B]
     s, i, j = near.unbind(1)
@@ -147,7 +153,7 @@ def _pull_back(x: Tensor, d: Tensor, near: Tensor, grad: Tensor) -> Tensor:
     size = max(1, CHUNK // x.shape[2])
     for some, weight in zip(near.split(size), w_near.split(size), strict=True):
         s, i, j = some.unbind(1)
-        pull = (x[s, i] - x[s, j]) * weight[:, None]
+        pull = (points[s, i] - points[s, j]) * weight[:, None]
         flat.index_add_(0, s * x.shape[1] + i, pull)
         flat.index_add_(0, s * x.shape[1] + j, pull, alpha=-1)
     return dx
