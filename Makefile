@@ -1,0 +1,62 @@
+# make demo     install, fetch Fashion-MNIST, run `mmreg` at laptop scale, end in a report
+# make test     install, check format, lint and types, run the tests
+# make setup    only install (everything, for development)
+# make lint type bench docs clean
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CODE := src tests benchmarks docs
+
+# Tests run in several processes; OpenMP threads that wait for each other beside other busy
+# processes are many times slower than one thread.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test setup lint type bench docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.core
+	$(BIN)/latentsmith run mmreg scale=laptop
+
+test: lint type
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m "not slow"
+
+setup: $(VENV)/.dev
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+type: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.dev
+	for file in benchmarks/*.py; do echo "== $$file"; $(ONE_THREAD) $(BIN)/python "$$file"; done
+
+# No docs engine: pages are Markdown. This writes docs/reference/ from the code and checks links
+# and the commands shown in all pages.
+docs: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python docs/build.py
+
+# torch goes first and alone: left to the resolver beside other packages, pip may pick a build
+# with gigabytes of CUDA libraries.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentsmith needs Python 3.11 or newer; give one with make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+$(VENV)/.core: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.core
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
