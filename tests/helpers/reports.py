@@ -22,23 +22,23 @@ def stamp(space: str = "", **more) -> Stamp:
 
 def arm(quality: float = 0.0) -> dict[str, Measurement]:
     """Measurements of one autoencoder by name; ``quality`` 0 is the baseline, 1 regularized."""
-    space = f"{SPACE}@112:pooled"
     r = 0.462 + 0.385 * quality
     found = [
-        Measurement(PAIR, r, stamp(space, detail={"pairs": "i<j"}), (r - 0.013, r + 0.012), True,
+        Measurement(PAIR, r, stamp(SPACE, detail={"pairs": "i<j"}), (r - 0.013, r + 0.012), True,
                     baseline=0.0008),
-        Measurement(f"pairdist_spearman_{SPACE}", r - 0.02, stamp(space, detail={"pairs": "i<j"}),
+        Measurement(f"pairdist_spearman_{SPACE}", r - 0.02, stamp(SPACE, detail={"pairs": "i<j"}),
                     (r - 0.035, r - 0.006), True, baseline=-0.0011),
         Measurement("psnr", 24.93 - 0.21 * quality, stamp(detail={"rounding": "uint8"}),
                     (24.86 - 0.21 * quality, 25.0 - 0.21 * quality), True, "dB"),
         Measurement("ssim", 0.913 - 0.004 * quality, stamp(detail={"window": 11}),
                     (0.911 - 0.004 * quality, 0.915 - 0.004 * quality), True),
         Measurement("linear_probe", 84.3 + 1.9 * quality, stamp(detail={"train": 10000}),
-                    (83.5 + 1.9 * quality, 85.0 + 1.9 * quality), True, "%", baseline=81.2),
-        Measurement("twonn", 14.2 - 2.5 * quality, stamp(), (13.8 - 2.5 * quality, 14.7), None),
-        Measurement("ifd_" + SPACE, 31.4 - 6 * quality, stamp(space, count=1000), None, False),
-        Measurement("ppl_variance", 4.1e-4, stamp(count=256, steps=11, sampler="slerp",
-                    detail={"epsilon": 0.05}), (3.6e-4, 4.7e-4), False),
+                    (83.5 + 1.9 * quality, 85.0 + 1.9 * quality), True, "%", baseline=10.0),
+        Measurement("id_twonn", 14.2 - 2.5 * quality, stamp(), (13.8 - 2.5 * quality, 14.7), None),
+        Measurement("ifd_" + SPACE, 31.4 - 6 * quality, stamp(SPACE, count=1000), None, False),
+        Measurement("path_length_variance_slerp_pixels", 4.1e-4,
+                    stamp("pixels", count=256, detail={"eps": 0.05, "kind": "slerp"}),
+                    (3.6e-4, 4.7e-4), False),
     ]  # fmt: skip
     return {m.name: m for m in found}
 
@@ -72,7 +72,9 @@ def distances(quality: float, seed: int = 0) -> plots.Distances:
     reference = torch.distributions.Gamma(20.0, 20.0).sample((44_850,))  # seeded by the caller
     noise = torch.randn(reference.shape, generator=g) * (0.42 - 0.28 * quality)
     label = "regularized" if quality else "baseline"
-    return plots.Distances(label, (reference + noise).clamp(min=0.05), reference, arm(quality)[PAIR])
+    return plots.Distances(
+        label, (reference + noise).clamp(min=0.05), reference, arm(quality)[PAIR]
+    )
 
 
 def report(quality: float = 1.0, weight: float = 0.3, *, figures: bool = True) -> Report:
@@ -164,7 +166,9 @@ def _sections(quality: float) -> list[Section]:
     ]  # fmt: skip
 
 
-def run_folder(folder: Path, weight: float = 0.3, quality: float = 1.0, figures: bool = False) -> Path:
+def run_folder(
+    folder: Path, weight: float = 0.3, quality: float = 1.0, figures: bool = False
+) -> Path:
     """A finished run's folder as the library leaves it."""
     (folder / "baseline").mkdir(parents=True)
     lines = "".join(json.dumps(r) + "\n" for r in log(weight))

@@ -10,6 +10,7 @@ from latentsmith.reports.glossary import explain, label
 from latentsmith.reports.page import write_report
 from latentsmith.reports.plots import TradePoint, tradeoff, training_curves
 from latentsmith.reports.runs import RunRecord, config_differences, read_runs
+from latentsmith.reports.tables import measurement_table
 
 Differences = dict[str, list[Any]]
 
@@ -38,7 +39,7 @@ def comparison(records: list[RunRecord]) -> Report:
         _curves_section(records),
     ]
     return Report(
-        title=f"Comparison of {len(records)} runs",
+        title=f"Comparison of {len(records)} run{'s' if len(records) != 1 else ''}",
         subtitle=", ".join(f"`{r.name}`" for r in records),
         lead=_lead(records, differences),
         sections=[s for s in sections if s.items or s.text],
@@ -202,29 +203,36 @@ def _setting(value: Any) -> str:
 def _metric_sections(records: list[RunRecord]) -> list[Section]:
     """One section per arm: a row per metric, a column per run."""
     by_run = [r.measurements() for r in records]
+    names = [r.name for r in records]
     sections = []
     for arm in dict.fromkeys(arm for run in by_run for arm in run):
-        names = dict.fromkeys(n for run in by_run for n in run.get(arm, {}))
-        rows: list[list[Cell]] = []
-        flags: dict[tuple[int, int], Flag] = {}
-        unlike = []
-        for i, name in enumerate(names):
-            values = [run.get(arm, {}).get(name) for run in by_run]
-            known = [m for m in values if m is not None]
-            rows.append([label(known[0]), *values])
-            winner = best(values)
-            if winner is not None:
-                flags[i, winner + 1] = "best"
-            if fields := protocol_differences(known):
-                unlike.append(f"{explain(name)[0].label} ({', '.join(fields)})")
-        columns = ["metric", *(r.name for r in records)]
-        align: list[Align] = ["left", *("right" for _ in records)]
-        text = "★: better than every other run, 95 % intervals apart, same protocol."
-        if unlike:
-            text += f" Measured by different protocols, so not comparable: {'; '.join(unlike)}."
-        table = Table(columns, rows, text, align, flags)
+        columns = [run.get(arm, {}) for run in by_run]
+        if len(columns) > 1 and all(c == columns[0] for c in columns):
+            table = measurement_table({"every run": list(columns[0].values())})
+        else:
+            table = _side_by_side(names, columns)
         sections.append(Section(f"Measured: {arm}", "", [table]))
     return sections
+
+
+def _side_by_side(runs: list[str], columns: list[dict[str, Measurement]]) -> Table:
+    rows: list[list[Cell]] = []
+    flags: dict[tuple[int, int], Flag] = {}
+    unlike = []
+    for i, name in enumerate(dict.fromkeys(n for column in columns for n in column)):
+        values = [column.get(name) for column in columns]
+        known = [m for m in values if m is not None]
+        rows.append([label(known[0]), *values])
+        winner = best(values)
+        if winner is not None:
+            flags[i, winner + 1] = "best"
+        if fields := protocol_differences(known):
+            unlike.append(f"{explain(known[0])[0].label} ({', '.join(fields)})")
+    caption = "★: better than every other run, 95 % intervals apart, same protocol."
+    if unlike:
+        caption += f" Measured by different protocols, so not comparable: {'; '.join(unlike)}."
+    align: list[Align] = ["left", *("right" for _ in runs)]
+    return Table(["metric", *runs], rows, caption, align, flags)
 
 
 def _curves_section(records: list[RunRecord]) -> Section:

@@ -84,6 +84,8 @@ class Figure:
     media: Literal["image/png", "image/svg+xml"] = "image/png"
     wide: bool = True
     """Takes the page's whole width; otherwise two stand side by side."""
+    width: int | None = None
+    """Shown at most this wide, in CSS pixels; None: the picture's own pixels."""
     missing: str = ""
     """Name of the picture's file when it was not found on loading; ``data`` is then empty."""
 

@@ -56,7 +56,7 @@ def distance_scatter(
             fig.colorbar(shades, ax=list(axes), label="pairs (log)", shrink=0.9, pad=0.01)
         found = "; ".join(f"{p.label} r = {p.r.value:.3f}" for p in panels)
         alt = f"Density of latent against {reference} pair distances. {found}."
-        return to_figure(fig, caption, alt, kind="png")
+        return to_figure(fig, caption, alt, kind="png", wide=len(panels) > 1)
 
 
 def _scaled(d: Tensor, most: int) -> np.ndarray:

@@ -1,20 +1,21 @@
-"""What the metrics' names mean, for readers who have not met them.
+"""What the metrics are called in words, and where a latent-space card shows them.
 
-A measurement's name is ``<statistic>[_<space>]``; the longest known statistic at its start gives
-label and meaning, the rest is the feature space. Unknown names are shown as they are.
+Meanings come from the metrics' own help (`latentsmith.metrics.registry.METRICS`); here are labels,
+groups and what the chance level is called. A metric that is not listed is shown by its name.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from latentsmith.metrics.base import Measurement
 
 
 @dataclass(frozen=True)
 class Term:
-    """One statistic in words. ``chance`` names what `Measurement.baseline` is for it."""
+    """One metric in words. ``chance`` names what `Measurement.baseline` is for it."""
 
     label: str
-    meaning: str = ""
+    group: str = "other"
     chance: str = "chance"
 
 
@@ -27,70 +28,87 @@ DISTANCE_CORRELATION = (
 )
 """Printed wherever a distance correlation is."""
 
-_PAIRS = "the same images' pair distances in latent and reference space (RSA / Mantel r, i < j)"
-
 TERMS = {
-    "pairdist_pearson": Term(
-        "Distance correlation (Pearson)", f"Pearson r between {_PAIRS}.", "permuted"
-    ),
-    "pairdist_spearman": Term(
-        "Distance correlation (Spearman)", f"Rank correlation between {_PAIRS}.", "permuted"
-    ),
-    "probe": Term("Linear probe", "Accuracy of a linear classifier on frozen latents."),
-    "linear_probe": Term("Linear probe", "Accuracy of a linear classifier on frozen latents."),
-    "knn_probe": Term("k-NN probe", "Accuracy of nearest-neighbour voting on frozen latents."),
-    "psnr": Term("PSNR", "Reconstruction against the original, mean over images."),
-    "ssim": Term("SSIM", "Structural similarity of reconstruction and original."),
-    "lpips": Term("LPIPS", "Perceptual distance of reconstruction and original."),
-    "mse": Term("MSE", "Mean squared reconstruction error."),
-    "l1": Term("L1", "Mean absolute reconstruction error."),
-    "rfd": Term("Fréchet distance, reconstructions", "Reconstructions against originals."),
-    "fd": Term("Fréchet distance", "Between two sets of images in a named feature space."),
-    "rfid": Term("rFID", "Fréchet distance on Inception features, reconstructions."),
-    "fid": Term("FID", "Fréchet distance on Inception features."),
-    "ifd": Term(
-        "Fréchet distance, interpolations",
-        "Decoded midpoints of nearest latent neighbours against real images; foretells generation.",
-    ),
-    "ifid": Term(
-        "iFID",
-        "FID of decoded interpolations of nearest latent neighbours; foretells generation.",
-    ),
-    "kid": Term("Kernel distance", "Unbiased squared MMD between two sets of images."),
-    "twonn": Term("Intrinsic dimension (TwoNN)", "From the ratio of the two nearest neighbours."),
-    "mle": Term("Intrinsic dimension (MLE)", "Levina and Bickel's estimator."),
-    "cka": Term("Linear CKA", "Unbiased; similarity of two representations' Gram matrices."),
-    "mutual_knn": Term("Mutual k-NN", "Share of nearest neighbours common to both spaces."),
-    "trustworthiness": Term(
-        "Trustworthiness",
-        "Few false neighbours: latent neighbours are neighbours in the reference.",
-    ),
-    "continuity": Term(
-        "Continuity", "Few lost neighbours: reference neighbours stay neighbours in the latents."
-    ),
-    "equivariance": Term(
-        "Equivariance error", "How far decoding a moved latent is from moving the decoded image."
-    ),
-    "ppl": Term("Perceptual path length", "Change of the decoded image per squared latent step."),
-    "latent_std": Term("Latent std", "Standard deviation of the latents before normalization."),
+    "psnr": Term("PSNR", "reconstruction"),
+    "psnr_pooled": Term("PSNR, pooled error", "reconstruction"),
+    "ssim": Term("SSIM", "reconstruction"),
+    "ms_ssim": Term("MS-SSIM", "reconstruction"),
+    "lpips": Term("LPIPS", "reconstruction"),
+    "perceptual_distance": Term("Perceptual distance", "reconstruction"),
+    "fd": Term("Fréchet distance", "reconstruction", "same-distribution floor"),
+    "fid": Term("FID", "reconstruction", "same-distribution floor"),
+    "kid": Term("Kernel distance", "reconstruction"),
+    "pairdist_pearson": Term("Distance correlation (Pearson)", "geometry", "permuted"),
+    "pairdist_spearman": Term("Distance correlation (Spearman)", "geometry", "permuted"),
+    "pairdist_stress": Term("Distance stress", "geometry"),
+    "triplet_order": Term("Triplet order", "geometry"),
+    "cka_linear": Term("Linear CKA", "geometry", "permuted"),
+    "dcor_u": Term("Székely's distance correlation²", "geometry", "permuted"),
+    "mutual_knn": Term("Mutual k-NN", "geometry"),
+    "trustworthiness": Term("Trustworthiness", "geometry"),
+    "continuity": Term("Continuity", "geometry"),
+    "knn_accuracy": Term("k-NN accuracy, leave-one-out", "geometry", "commonest class"),
+    "linear_probe": Term("Linear probe", "geometry", "commonest class"),
+    "ridge_probe": Term("Ridge probe", "geometry", "commonest class"),
+    "knn_probe": Term("k-NN probe", "geometry", "commonest class"),
+    "equivariance_error": Term("Equivariance error", "geometry"),
+    "path_length": Term("Perceptual path length", "smoothness"),
+    "path_length_variance": Term("Path speed variance", "smoothness"),
+    "path_length_cv": Term("Path speed variation", "smoothness"),
+    "ifd": Term("Fréchet distance of midpoints", "smoothness", "same-distribution floor"),
+    "ifid": Term("iFID", "smoothness", "same-distribution floor"),
+    "id_twonn": Term("Intrinsic dimension (TwoNN)", "statistics"),
+    "id_mle": Term("Intrinsic dimension (MLE)", "statistics"),
+    "latent_std": Term("Latent deviation", "statistics"),
+    "latent_kurtosis": Term("Latent excess kurtosis", "statistics"),
+    "active_dims": Term("Active dimensions", "statistics"),
+    "participation_ratio": Term("Participation ratio", "statistics"),
+    "spectral_slope": Term("Spectral slope", "statistics"),
 }
 
 
-def explain(name: str) -> tuple[Term, str]:
-    """The term at the start of ``name`` and the rest (the feature space, perhaps empty)."""
-    for key in sorted(TERMS, key=len, reverse=True):
-        if name == key or name.startswith((key + "_", key + "@")):
-            return TERMS[key], name[len(key) :].lstrip("_")
-    return Term(name), ""
+def explain(m: Measurement) -> tuple[Term, str]:
+    """The term of a measurement and what its name adds (setting, feature space; perhaps empty)."""
+    key = _key(m)
+    if key in TERMS and (m.name == key or m.name.startswith(f"{key}_")):
+        return TERMS[key], m.name[len(key) + 1 :]
+    known = TERMS.get(key, Term(""))
+    return Term(m.name, known.group, known.chance), ""
+
+
+def _key(m: Measurement) -> str:
+    """The metric's registered name; for a hand-made measurement the longest known name that
+    starts its own."""
+    if m.name in TERMS or m.metric:
+        return m.name if m.name in TERMS else m.metric
+    longest_first = sorted(TERMS, key=len, reverse=True)
+    return next((k for k in longest_first if m.name.startswith(f"{k}_")), m.name)
 
 
 def label(m: Measurement) -> str:
-    """``Distance correlation (Pearson), efficientnet_lite0 ↑``; the arrow is the better way."""
-    term, rest = explain(m.name)
-    arrow = {True: " ↑", False: " ↓", None: ""}[m.higher_is_better]
-    return f"{term.label}{', ' + rest if rest else ''}{arrow}"
+    """``Perceptual path length, lerp, pixels ↓``: term, setting, space; the arrow is the better
+    way."""
+    term, rest = explain(m)
+    space = m.stamp.space
+    if space and rest != space and rest.endswith(f"_{space}"):
+        rest = f"{rest[: -len(space) - 1]}, {space}"
+    arrow = {True: "\u00a0↑", False: "\u00a0↓", None: ""}[m.higher_is_better]
+    return f"{term.label}{f', {rest}' if rest else ''}{arrow}"
+
+
+def meaning(m: Measurement) -> str:
+    """The metric's help as a sentence, empty for a metric nobody registered."""
+    text = _helps().get(m.metric or _key(m), "")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def is_distance_correlation(m: Measurement) -> bool:
     """Whether `DISTANCE_CORRELATION` must stand near it."""
-    return m.name.startswith("pairdist_")
+    return m.name.startswith(("pairdist_pearson", "pairdist_spearman"))
+
+
+@cache
+def _helps() -> dict[str, str]:
+    from latentsmith.metrics.registry import METRICS
+
+    return {metric.name: metric.help for metric in METRICS}

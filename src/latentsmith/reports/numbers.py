@@ -6,43 +6,9 @@ from latentsmith.metrics.base import Measurement, Stamp
 
 
 def number_text(value: float | int, unit: str = "") -> str:
-    """``0.834``, ``24.91 dB``, ``85.4 %``, ``12,345``, ``1.2e-05``, ``NaN``, ``∞``."""
-    text = _digits(value, unit)
+    """``0.834``, ``24.91 dB``, ``85.4 %``, ``12,345``, ``1.2e−5``, ``NaN``, ``∞``."""
+    text = _digits(value, unit, like=value)
     return f"{text} {unit}" if unit else text
-
-
-def _digits(value: float | int, unit: str = "") -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace("-", "−")
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return (
-        f"{value:,.{_decimals(value, unit)}f}".replace("-", "−") if _plain(value) else _sci(value)
-    )
-
-
-def _plain(value: float) -> bool:
-    return value == 0 or 1e-3 <= abs(value) < 1e7
-
-
-def _sci(value: float) -> str:
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}".replace("-", "−")
-
-
-def _decimals(value: float, unit: str) -> int:
-    if unit == "%":
-        return 1
-    if unit == "dB":
-        return 2
-    size = abs(value)
-    if size == 0:
-        return 3
-    return 3 if size < 10 else 2 if size < 100 else 1 if size < 10_000 else 0
 
 
 def value_text(m: Measurement) -> str:
@@ -51,11 +17,43 @@ def value_text(m: Measurement) -> str:
 
 
 def interval_text(m: Measurement) -> str:
-    """``[0.812, 0.846]`` or an empty string. Digits follow the value's unit."""
+    """``[0.812, 0.846]``, as many decimals as the value has; empty without an interval."""
     if m.interval is None:
         return ""
-    low, high = (_digits(float(end), m.unit) for end in m.interval)
+    low, high = (_digits(float(end), m.unit, like=m.value) for end in m.interval)
     return f"[{low}, {high}]"
+
+
+def chance_text(m: Measurement) -> str:
+    """`Measurement.baseline`, as many decimals as the value has; empty without one."""
+    return "" if m.baseline is None else _digits(m.baseline, m.unit, like=m.value)
+
+
+def _digits(value: float | int, unit: str, *, like: float) -> str:
+    """``value`` with the decimals that suit ``like``, so that numbers shown together line up."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if math.isfinite(like) and (like == 0 or 1e-3 <= abs(like) < 1e7):
+        text = f"{value:,.{_decimals(like, unit)}f}"
+    else:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def _decimals(value: float, unit: str) -> int:
+    if unit == "%":
+        return 1
+    if unit == "dB":
+        return 2
+    size = abs(value)
+    return 3 if size < 10 else 2 if size < 100 else 1 if size < 10_000 else 0
 
 
 def stamp_text(stamp: Stamp) -> str:

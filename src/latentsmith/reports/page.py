@@ -11,7 +11,13 @@ from latentsmith.metrics.base import Measurement
 from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target, overall
 from latentsmith.reports.glossary import DISTANCE_CORRELATION, explain, is_distance_correlation
 from latentsmith.reports.marks import Marks, all_measurements
-from latentsmith.reports.numbers import interval_text, number_text, stamp_text, value_text
+from latentsmith.reports.numbers import (
+    chance_text,
+    interval_text,
+    number_text,
+    stamp_text,
+    value_text,
+)
 from latentsmith.reports.serialize import figures_folder, plain, report_from_json, report_to_json
 from latentsmith.reports.strip import strip
 from latentsmith.reports.tables import measurement_table
@@ -131,7 +137,7 @@ def _environment() -> "Environment":
         "stamp": stamp_text,
         "data_uri": _data_uri,
         "yaml": _yaml,
-        "chance": lambda m: explain(m.name)[0].chance,
+        "chance": lambda m: f"{explain(m)[0].chance} {chance_text(m)}",
         "strip": lambda t: Markup(strip(t)),
         "speaks_of_pairs": lambda table: any(
             isinstance(c, Measurement) and is_distance_correlation(c)
@@ -154,6 +160,7 @@ def _inline(text: str) -> Any:
     """Escaped, with `` `code` `` as ``<code>``."""
     from markupsafe import Markup, escape
 
+    text = text.replace(" %", "\u00a0%")  # never a line that begins with a per cent sign
     parts = text.split("`")
     if len(parts) % 2 == 0:  # an odd backtick out: it is just a character
         return escape(text)

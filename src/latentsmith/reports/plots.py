@@ -139,7 +139,7 @@ def image_grid(
                 step = strip.shape[1] / columns
                 ax.set_xticks([(k + 0.5) * step - 0.5 for k in range(len(heads))], list(heads))
                 ax.xaxis.tick_top()
-        return to_figure(fig, caption, alt, kind="png", dpi=_grid_dpi(pixels, tile))
+        return to_figure(fig, caption, alt, kind="png", dpi=_grid_dpi(pixels, tile), tight=True)
 
 
 def _grid_dpi(pixels: int, tile: float) -> int:

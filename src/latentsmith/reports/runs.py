@@ -38,8 +38,6 @@ def read_run(folder: Path, name: str = "") -> RunRecord:
     Raises:
         UserError: no such folder, no config.yaml, or neither a report nor a training log.
     """
-    from omegaconf import OmegaConf
-
     from latentsmith.training.trackers import read_metrics
 
     folder = Path(folder)
@@ -51,7 +49,7 @@ def read_run(folder: Path, name: str = "") -> RunRecord:
             f"{folder} has no config.yaml, so it is not a run folder. "
             "`latentsmith run` and `latentsmith train` make run folders."
         )
-    config = OmegaConf.to_container(OmegaConf.load(config_file), resolve=True)
+    config = _yaml(config_file)
     logs = {str(p.parent.relative_to(folder)): read_metrics(p) for p in _logs(folder)}
     metrics = {"" if part == "." else part: log for part, log in logs.items()}
     report = load_report(folder) if (folder / "report.json").is_file() else None
@@ -63,7 +61,7 @@ def read_run(folder: Path, name: str = "") -> RunRecord:
     return RunRecord(
         name=name or folder.resolve().name,
         folder=folder,
-        config=config if isinstance(config, dict) else {},  # type: ignore[arg-type]
+        config=config,
         manifest=_json(folder / "manifest.json"),
         metrics=metrics,
         report=report,
@@ -131,6 +129,18 @@ def _names(folders: list[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(f) for f in folders]
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        raise UserError(f"{file} is not YAML: {e}") from e
+    if not isinstance(value, dict):
+        raise UserError(f"{file} holds no settings.")
+    return value
 
 
 def _json(file: Path) -> dict[str, Any]:

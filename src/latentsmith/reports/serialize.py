@@ -5,6 +5,7 @@ NaN, so non-finite numbers are the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ FORMAT = 1
 """Raised when the layout of ``report.json`` changes in a way old readers cannot follow."""
 
 _NONFINITE = ("nan", "inf", "-inf")
+_PICTURE = re.compile(r"[\w.-]+-figures/fig-[0-9a-f]+\.(png|svg)")
 
 
 def figures_folder(stem: str) -> str:
@@ -167,6 +169,7 @@ def _item_to_json(item: Table | Figure, figures: str) -> dict[str, Any]:
         "caption": item.caption,
         "alt": item.alt,
         "wide": item.wide,
+        "width": item.width,
     }
 
 
@@ -177,9 +180,9 @@ def _item_from_json(value: dict[str, Any], folder: Path) -> Table | Figure:
         return Table(value["columns"], rows, value["caption"], value["align"], flags)
     if value["media"] not in ("image/png", "image/svg+xml"):
         raise ValueError(f"figure of type {value['media']!r}")
-    file = Path(value["file"])
-    name = Path(file.parent.name) / file.name  # one folder below, whatever the file says
-    path = folder / name
+    if not _PICTURE.fullmatch(value["file"]):  # never read elsewhere, whatever the file says
+        raise ValueError(f"figure file {value['file']!r}")
+    path = folder / value["file"]
     data = path.read_bytes() if path.is_file() else b""
     return Figure(
         data,
@@ -187,7 +190,8 @@ def _item_from_json(value: dict[str, Any], folder: Path) -> Table | Figure:
         value["alt"],
         value["media"],
         value["wide"],
-        missing="" if data else file.name,
+        value["width"],
+        missing="" if data else path.name,
     )
 
 

@@ -43,7 +43,7 @@ def tradeoff(
         ax.plot([p.cost.value for p in points], [p.gain.value for p in points], color="#9db8d6")
         for p in points:
             _cross(ax, p, COLORS[1], "o")
-        if baseline is not None:
+        if baseline is not None and not any(_same(baseline, p) for p in points):
             _cross(ax, baseline, COLORS[0], "s")
         _bars(ax, points, gain_bar, cost_bar, cost_bar_label)
         ax.set_xlabel(cost_label)
@@ -61,6 +61,11 @@ def _cross(ax: "Axes", p: TradePoint, color: str, marker: str) -> None:
         ecolor=color, elinewidth=1, capsize=2, markersize=6,
     )  # fmt: skip
     ax.annotate(p.label, (x.value, y.value), textcoords="offset points", xytext=(7, 5), fontsize=9)
+
+
+def _same(a: TradePoint, b: TradePoint) -> bool:
+    """Whether one would hide the other (a sweep's run with weight 0 is the baseline)."""
+    return (a.gain.value, a.cost.value) == (b.gain.value, b.cost.value)
 
 
 def _bars(
@@ -81,8 +86,8 @@ def _bars(
     ax.autoscale_view()
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
     if gain_bar is not None:
-        ax.annotate(f"target {gain_bar:g}", (x0, gain_bar), textcoords="offset points",
-                    xytext=(3, 3), color=GOOD, fontsize=9)  # fmt: skip
+        ax.annotate(f"target {gain_bar:g}", (x1, gain_bar), textcoords="offset points",
+                    xytext=(-3, 3), ha="right", color=GOOD, fontsize=9)  # fmt: skip
     if cost_bar is not None:
         ax.annotate(cost_bar_label or f"{cost_bar:g}", (cost_bar, y0), rotation=90, color=GOOD,
                     textcoords="offset points", xytext=(-11, 4), fontsize=9)  # fmt: skip
