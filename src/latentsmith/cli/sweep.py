@@ -133,6 +133,7 @@ def _run_one(folder: Path, config: Any, words: list[str], *, fresh: bool) -> str
     started = time.monotonic()
     try:
         with Run.open(folder, config, words, fresh=fresh) as run:
+            run.shared = folder.parent / "shared"
             if run.finished:
                 log.info("finished before; skipped")
                 return None

@@ -5,6 +5,6 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """``$LATENTSMITH_CACHE``, else ``~/.cache/latentsmith``. Safe to delete: all can be made again."""
+    """``$LATENTSMITH_CACHE``, else ``~/.cache/latentsmith``. All in it can be made again."""
     given = os.environ.get("LATENTSMITH_CACHE")
     return Path(given).expanduser() if given else Path("~/.cache/latentsmith").expanduser()

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
-from latentsmith.metrics.base import Measurement
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
-from latentsmith.reports.content import Figure, Report, Section, Table, Target
+from latentsmith.reports.console import print_verdict
+from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target
 from latentsmith.reports.distances import Distances, distance_scatter
 from latentsmith.reports.glossary import DISTANCE_CORRELATION
 from latentsmith.reports.numbers import number_text
@@ -28,9 +30,13 @@ Cards = dict[str, LatentCard]
 
 
 def write(cfg: MMRegConfig, run: Run) -> Path:
-    """Write ``report.html`` and ``report.json`` of a measured run; returns the page."""
+    """Write ``report.html`` and ``report.json`` of a measured run and print the verdict; returns
+    the page."""
     cards = {arm: load_card(run.path / "measurements" / arm) for arm in ARMS}
-    return write_report(run.path, build(cfg, run, cards))
+    report = build(cfg, run, cards)
+    page = write_report(run.path, report)
+    print_verdict(report, page)
+    return page
 
 
 def build(cfg: MMRegConfig, run: Run, cards: Cards) -> Report:
@@ -144,7 +150,7 @@ def _first(card: LatentCard, metric: str) -> str:
 
 def _geometry(cfg: MMRegConfig, cards: Cards) -> Section:
     """Distance correlation with every reference and the labels, and what the pairs look like."""
-    rows: list[list[str | Measurement | None]] = []
+    rows: list[list[Cell]] = []
     names = [TRAINED_REFERENCE, *cfg.more_references, "labels"]
     kinds = {TRAINED_REFERENCE: cfg.encoder.kind}
     kinds |= {name: encoder.kind for name, encoder in cfg.more_references.items()}
@@ -198,38 +204,32 @@ def _trade(cfg: MMRegConfig, cards: Cards) -> Section:
 
 def _pictures(cfg: MMRegConfig, cards: Cards) -> Section | None:
     """Reconstructions, paths and midpoints, baseline above regularized."""
-    items: list[Table | Figure] = []
     n = cfg.evaluate.grid
-    recon = {arm: card.figures.get("recon") for arm, card in cards.items()}
-    if all(value is not None for value in recon.values()):
-        rows = [("original", recon[BASELINE][0][:n])]
-        rows += [(arm, value[1][:n]) for arm, value in recon.items()]
-        items.append(
-            image_grid(
-                rows, caption="Held-out images and their reconstructions.",
-                alt="Rows of originals and of both arms' reconstructions.",
-            )
-        )  # fmt: skip
+    items: list[Table | Figure] = []
+    recon = _drawn(cards, "recon")  # [2, 8, C, H, W]: images, reconstructions
+    if recon:
+        rows = [("original", recon[BASELINE][0][:n]), *((a, v[1][:n]) for a, v in recon.items())]
+        caption = "Held-out images and their reconstructions."
+        items.append(image_grid(rows, caption=caption, alt="Originals above both arms'."))
     for kind in ("lerp", "slerp"):
-        paths = {arm: card.figures.get(f"path_grid_{kind}") for arm, card in cards.items()}
-        if all(value is not None for value in paths.values()):
-            rows = [(f"{arm}", value[i]) for i in range(2) for arm, value in paths.items()]
-            items.append(
-                image_grid(
-                    rows, caption=f"Decoded {kind} paths between two pairs of held-out images.",
-                    alt="Rows of images that change from one end to the other.",
-                )
-            )  # fmt: skip
-    midpoints = {arm: card.figures.get("midpoints") for arm, card in cards.items()}
-    if all(value is not None for value in midpoints.values()):
-        items.append(
-            image_grid(
-                [(arm, value[:n]) for arm, value in midpoints.items()],
-                caption="Decoded midpoints between nearest latent neighbours.",
-                alt="Rows of images decoded half-way between neighbours.",
-            )
-        )  # fmt: skip
+        paths = _drawn(cards, f"path_grid_{kind}")  # [paths, steps, C, H, W]
+        if paths:
+            pairs = range(min(2, len(paths[BASELINE])))
+            rows = [(arm, value[i]) for i in pairs for arm, value in paths.items()]
+            caption = f"Decoded {kind} paths between two pairs of held-out images."
+            items.append(image_grid(rows, caption=caption, alt="Images changing along a path."))
+    middle = _drawn(cards, "midpoints")
+    if middle:
+        rows = [(arm, value[:n]) for arm, value in middle.items()]
+        caption = "Decoded midpoints between nearest latent neighbours."
+        items.append(image_grid(rows, caption=caption, alt="Images between neighbours."))
     return Section("Pictures", "", items) if items else None
+
+
+def _drawn(cards: Cards, name: str) -> dict[str, Tensor]:
+    """Arm → the figure's tensor; empty unless every arm has it."""
+    found = {arm: card.figures[name] for arm, card in cards.items() if name in card.figures}
+    return found if len(found) == len(cards) else {}
 
 
 def _training(run: Run) -> Section | None:

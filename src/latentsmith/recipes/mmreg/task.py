@@ -54,7 +54,8 @@ class AutoencoderTask(Task):
         self.autoencoder = autoencoder
         self.objective = objective
         self.lpips = lpips
-        self.references = nn.ModuleDict(dict(references or {}))
+        self._encoders = dict(references or {})
+        self.references = nn.ModuleList(self._encoders.values())  # moves with the task
         self.pair_config = pair_loss
         self.pairs = None if pair_loss is None else HybridPairLoss(pair_loss.build(), terms or {})
         self.discriminator = self._build_discriminator()
@@ -95,7 +96,7 @@ class AutoencoderTask(Task):
             parts |= {f"pairs/{name}": part for name, part in pair_parts.items()}
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 
-    # Reconstruction -----------------------------------------------------------------------------
+    # Reconstruction ------------------------------------------------------------------------------
 
     def _reconstruction(
         self, images: Tensor, recon: Tensor, posterior: Posterior
@@ -135,7 +136,7 @@ class AutoencoderTask(Task):
         loss = discriminator_loss(real, fake, self.objective.adversarial.loss)
         return {"loss": loss, "real": real.mean().detach(), "fake": fake.mean().detach()}
 
-    # Pairs ----------------------------------------------------------------------------------------
+    # Pairs ---------------------------------------------------------------------------------------
 
     def _latent(self, posterior: Posterior, ctx: StepContext) -> Tensor:
         if self.objective.latent == "mode":
@@ -145,8 +146,8 @@ class AutoencoderTask(Task):
     def _reference_vectors(self, batch: Batch) -> dict[str, Tensor]:
         """name → [B, D]: computed on these very images, or the batch's cached columns."""
         assert self.pairs is not None
-        if self.references:
-            return {n: self.references[n].vector(batch["image"]) for n in self.pairs.names}
+        if self._encoders:
+            return {name: self._encoders[name].vector(batch["image"]) for name in self.pairs.names}
         return {n: batch[REFERENCE + n] for n in self.pairs.names}
 
     def _pair_loss(
@@ -172,7 +173,7 @@ class AutoencoderTask(Task):
 
         self._cache = cache_gradients(micros, encode, lambda z: pairs(z, joined)[0], ctx)
 
-    # Looking at it ----------------------------------------------------------------------------------
+    # Looking at it -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample_grid(self, batch: Batch, ctx: StepContext) -> Tensor:

@@ -1,0 +1,82 @@
+"""What a run would be, found out without weights, data or training: on the meta device."""
+
+import math
+from dataclasses import replace
+
+import torch
+
+from latentsmith.autoencoders.kl import SCRATCH, SD_SHAPE, KLAutoencoder
+from latentsmith.config.run import Run
+from latentsmith.errors import UserError
+from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
+from latentsmith.training.config import TrainConfig
+from latentsmith.utils.distributed import world_size
+
+
+def dry_run(cfg: MMRegConfig, run: Run) -> None:
+    """Print the plan: shapes, parameters, FLOPs of a step, memory of the state, steps.
+
+    Raises:
+        UserError: resolution, channels or batch do not fit.
+    """
+    autoencoder, assumed = _on_meta(cfg)
+    resolution, channels = cfg.transform.resolution, autoencoder.channels
+    shape = autoencoder.latent_shape(resolution)
+    if channels != cfg.transform.channels:
+        raise UserError(
+            f"transform.channels is {cfg.transform.channels}, the autoencoder takes {channels}"
+        )
+    parameters = sum(p.numel() for p in autoencoder.parameters())
+    state = parameters * 4 * (4 if cfg.finetune.ema is None else 5)  # weight, gradient, two moments
+    print(f"data           {cfg.data.kind}, {channels}x{resolution}x{resolution}")
+    print(f"autoencoder    {cfg.autoencoder.source}{assumed}: {parameters:,} parameters")
+    print(f"latents        {shape[0]}x{shape[1]}x{shape[2]} = {math.prod(shape):,} numbers")
+    print(f"one step       {_step_flops(autoencoder, cfg) / 1e9:,.1f} GFLOP an image, both ways")
+    print(f"training state {state / 2**30:.2f} GiB (weights, gradients, Adam, EMA; float32)")
+    for name, train in (("pretrain", cfg.pretrain), ("finetune", cfg.finetune)):
+        if train is not None:
+            print(f"{name:14} {_length(train)}")
+    spaces = {TRAINED_REFERENCE: cfg.encoder, **cfg.more_references}
+    how = "read from the cache" if cfg.transform.build().deterministic else "computed on each crop"
+    for name, config in spaces.items():
+        role = f"weight {cfg.terms[name]:g} in the loss" if name in cfg.terms else "measured only"
+        print(f"reference      {name} = {config.kind}: {role}; {how}")
+    print(f"pairwise loss  {cfg.loss.kind}, weight {cfg.loss.weight:g}, ramp {cfg.loss.ramp:g}")
+
+
+def _on_meta(cfg: MMRegConfig) -> tuple[KLAutoencoder, str]:
+    """The autoencoder without memory. A hub id's shape may not be at hand: then the stated fields
+    and Stable Diffusion's for the rest are assumed, and said so."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    config, assumed = cfg.autoencoder, ""
+    if config.source != SCRATCH:
+        try:
+            loaded = AutoencoderKL.load_config(config.source, subfolder=config.subfolder)
+            config = replace(config, source=SCRATCH, **{k: loaded[k] for k in SD_SHAPE})
+        except (OSError, ValueError):
+            assumed = " (not at hand here; Stable Diffusion's shape assumed)"
+            config = replace(config, source=SCRATCH)
+    with torch.device("meta"):
+        return config.build(), assumed
+
+
+def _step_flops(autoencoder: KLAutoencoder, cfg: MMRegConfig) -> float:
+    """Forward and backward of one image, counted by PyTorch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = cfg.transform.resolution
+    image = torch.empty(1, autoencoder.channels, side, side, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        autoencoder.decode(autoencoder.encode(image).mode()).sum().backward()
+    return counter.get_total_flops()
+
+
+def _length(train: TrainConfig) -> str:
+    steps = -(-train.samples // train.batch_size)
+    micros = train.micros(world_size())
+    return (
+        f"{train.samples:,} samples = {steps:,} steps of {train.batch_size} "
+        f"({micros} micro-batch{'es' if micros > 1 else ''} each), lr {train.lr:g}, "
+        f"{train.precision}"
+    )
