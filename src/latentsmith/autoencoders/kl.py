@@ -124,16 +124,25 @@ class KLAutoencoderConfig:
 
         where = f"{self.source}/{self.subfolder}" if self.subfolder else self.source
         try:
-            model = AutoencoderKL.from_pretrained(
-                self.source, subfolder=self.subfolder, torch_dtype=torch.float32
+            model, info = AutoencoderKL.from_pretrained(
+                self.source,
+                subfolder=self.subfolder,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"cannot load the autoencoder {where!r}: {str(error).splitlines()[0]}. Give a hub "
                 "id with network access (or already in the Hugging Face cache with "
                 "HF_HUB_OFFLINE=1), a folder that AutoencoderKL.save_pretrained wrote "
                 "(subfolder: vae for a whole pipeline), or source=scratch"
             ) from error
+        missing = info["missing_keys"] + [str(key) for key in info["mismatched_keys"]]
+        if missing:  # diffusers fills them with random numbers and a warning
+            raise UserError(
+                f"the autoencoder {where!r} lacks {len(missing)} weight(s), such as "
+                f"{missing[0]!r}, and they would be random: its weight file is not complete"
+            )
         for name in SD_SHAPE:
             stated, loaded = getattr(self, name), getattr(model.config, name)
             loaded = list(loaded) if isinstance(loaded, tuple) else loaded

@@ -42,12 +42,14 @@ class ClipConfig(EncoderConfig):
         kinds = ("clip", "clip_vision_model")
         config = load_config(self.source, kinds=kinds, example=EXAMPLE)
         vision = getattr(config, "vision_config", config)
+        vision.projection_dim = config.projection_dim  # a whole model states it once, outside
         resolution = self.resolution or vision.image_size
         wrong = check_multiple(resolution, vision.patch_size, what=f"{self.source!r}:")
         if wrong:
             raise UserError(wrong)
         model_class = CLIPVisionModelWithProjection if self.projection else CLIPVisionModel
-        return Clip(load_model(model_class, self.source, example=EXAMPLE), resolution, self)
+        model = load_model(model_class, self.source, example=EXAMPLE, config=vision)
+        return Clip(model, resolution, self)
 
 
 class Clip(Encoder):

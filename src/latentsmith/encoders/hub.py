@@ -36,8 +36,8 @@ def load_config(source: str, *, kinds: tuple[str, ...], example: str) -> Any:
     return config
 
 
-def load_model(model_class: Any, source: str, *, example: str) -> Any:
-    """Weights in float32, every one of them from the source.
+def load_model(model_class: Any, source: str, *, example: str, config: Any = None) -> Any:
+    """Weights in float32, every one of them from the source; ``config`` replaces the source's.
 
     Raises:
         UserError: they cannot be had, or some are missing. (transformers fills missing weights
@@ -47,7 +47,7 @@ def load_model(model_class: Any, source: str, *, example: str) -> Any:
 
     try:
         model, info = model_class.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
+            source, config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]

@@ -1,0 +1,17 @@
+"""Its place makes pytest put this folder on the path: tests write ``from helpers.… import …``."""
+
+import pytest
+
+from latentsmith.recipes.base import RECIPES
+from latentsmith.registry import Entry
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Lend the recipe ``toy`` (tests/toy) to one test, in an empty working folder."""
+    from toy.toy_recipe import ToyConfig
+
+    RECIPES.names()  # loads the real ones first
+    monkeypatch.setitem(RECIPES._entries, "toy", Entry("toy", ToyConfig, "a recipe for tests"))
+    monkeypatch.chdir(tmp_path)
+    return ToyConfig
