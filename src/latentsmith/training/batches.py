@@ -44,7 +44,8 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     total = len(batch["index"])
     size = total // parts
     for key, value in batch.items():
-        if not hasattr(value, "__len__") or len(value) != total:
+        scalar = not hasattr(value, "__len__") or (isinstance(value, Tensor) and value.ndim == 0)
+        if scalar or len(value) != total:
             raise ValueError(
                 f"batch[{key!r}] has no length {total} like batch['index'], so it cannot be cut "
                 f"into {parts} micro-batches"

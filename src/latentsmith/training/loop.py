@@ -26,7 +26,7 @@ from latentsmith.training.stepper import Stepper
 from latentsmith.training.stopping import Interrupted, StopFlag, stop_on_signal
 from latentsmith.training.task import Batch, StepContext, Task
 from latentsmith.training.team import Team
-from latentsmith.training.trackers import check_trackers, read_metrics
+from latentsmith.training.trackers import check_trackers, read_metrics, truncate_records
 from latentsmith.utils.memory import keep_heap
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -118,6 +118,7 @@ class Loop:
         self.forward: nn.Module = _Forward(task)
         self.report = Reporter(folder, team)
         self._reached: set[str] = set()
+        self._graphs = compiled_graphs() if cfg.compile else 0
         self.val_batch = None
         if val_batch is not None:
             self.val_batch = to_device(shard(val_batch, team.rank, team.world_size), team.device)
@@ -154,7 +155,8 @@ class Loop:
         with stop_on_signal() as stop, self.report.open(cfg, state):
             try:
                 if state.samples == 0:
-                    self.validate()
+                    with self.report.pause():
+                        self.validate()
                 while state.samples < cfg.samples:
                     stopping = self.step(self._next(stream), stop)
                     state.seconds = earlier + time.monotonic() - began
@@ -175,11 +177,14 @@ class Loop:
         return FitResult(state.samples, state.last, history, state.seconds, state.ema)
 
     def _preflight(self) -> None:
-        """Room on the disk, then the first lines."""
+        """Room on the disk, records only up to here, then the first lines."""
         state, keep = self.state, self.cfg.keep_last
         weights = list(state.params.values())
         one = [*weights * (4 if state.ema else 3), *state.buffers.values()]  # + two AdamW moments
         check_disk(self.root, one, keep, present=len(checkpoint.listed(self.root)))
+        # From the start nothing stands, not even the validation at 0 samples of a run that died.
+        truncate_records(self.folder / "metrics.jsonl", state.samples or -1)
+        truncate_records(state.guard.file, state.samples - 1)  # these name the start of a step
         for line in summary(self.task, self.objectives, self.cfg, self.team, state.samples):
             self.report.say(line)
 
@@ -191,10 +196,11 @@ class Loop:
         self.report.beat(state.samples)
         if self._due(cfg.log_every) or over:
             self.report.record(state)
-        if self._due(cfg.validate_every) or over:
-            self.validate()
-        if self._due(cfg.save_every) or over or stopping:
-            self.team.on_main(lambda: state.save(self.root, cfg.keep_last))
+        with self.report.pause():
+            if self._due(cfg.validate_every) or over:
+                self.validate()
+            if self._due(cfg.save_every) or over or stopping:
+                self.team.on_main(lambda: state.save(self.root, cfg.keep_last))
 
     def _due(self, every: int) -> bool:
         """Whether the last step passed a multiple of ``every`` samples."""
@@ -288,8 +294,22 @@ class Loop:
             collected.append({n: v.detach().float() for n, v in parts.items()})
         if stepper.name not in self._reached:
             self._reached.add(stepper.name)
-            self.report.unreached(stepper.name, stepper.without_gradient(self.state.names))
+            self._look_back(stepper)
         return collected
+
+    def _look_back(self, stepper: Stepper) -> None:
+        """After an objective's first backward pass: say what it was meant to reach and did not."""
+        if unreached := stepper.without_gradient(self.state.names):
+            shown = f"{', '.join(unreached[:5])}{' …' if len(unreached) > 5 else ''}"
+            self.report.say(
+                f"WARNING: {len(unreached)} parameters of objective {stepper.name!r} get no "
+                f"gradient: {shown}"
+            )
+        if self.cfg.compile and compiled_graphs() == self._graphs:
+            self.report.say(
+                "WARNING: train.compile is on, but nothing has been compiled: the task's "
+                "compile_targets() are not called, or are plain containers of torch.nn"
+            )
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -352,3 +372,10 @@ def compile_parts(task: Task, **options: Any) -> None:
         )
     for module in targets:
         module.compile(**options)
+
+
+def compiled_graphs() -> int:
+    """How many graphs torch.compile has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]

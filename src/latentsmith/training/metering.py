@@ -25,7 +25,7 @@ class Meter:
         """Weighted means, averaged over processes, then start afresh. One synchronisation."""
         if not self._sums:
             return {}
-        names = sorted(self._sums)
+        names = list(self._sums)  # the same order on every process: they run the same task
         means = torch.stack([self._sums[n] / self._counts[n] for n in names])
         self._sums, self._counts = {}, {}
         return dict(zip(names, team.mean(means).tolist(), strict=True))

@@ -57,7 +57,7 @@ def check_disk(root: Path, tensors: list[Tensor], keep: int, *, present: int) ->
     free = shutil.disk_usage(root).free
     if free < needed:
         raise UserError(
-            f"{needed / 1e9:.2f} GB are needed in {root} for checkpoints of {one / 1e9:.2f} GB "
-            f"(train.keep_last={keep}, and one being written), but only {free / 1e9:.2f} GB are "
+            f"{needed / 1e6:,.1f} MB are needed in {root} for checkpoints of {one / 1e6:,.1f} MB "
+            f"(train.keep_last={keep}, and one being written), but only {free / 1e6:,.1f} MB are "
             f"free: free some, lower train.keep_last, or put the run on another disk"
         )

@@ -36,7 +36,7 @@ class Reporter:
     def open(self, cfg: TrainConfig, state: TrainState) -> Iterator[None]:
         """Trackers and status line are open inside."""
         quiet = not self.team.is_main
-        self._mark = (time.monotonic(), state.samples)
+        self._mark, self._paused = (time.monotonic(), state.samples), 0.0
         try:
             if self.team.is_main:
                 self._trackers = open_trackers(
@@ -57,6 +57,13 @@ class Reporter:
         if self._progress is not None:
             self._progress.beat(samples)
 
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """The time inside does not count against the speed of training."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
+
     def record(self, state: TrainState) -> None:
         """Average what the meter holds, write it, show it; remember it as ``state.last``."""
         values = state.meter.flush(self.team)
@@ -64,14 +71,14 @@ class Reporter:
             return
         state.last = values
         now, (then, before) = time.monotonic(), self._mark
-        self._mark = (now, state.samples)
-        speed = (state.samples - before) / max(now - then, 1e-9)
+        speed = (state.samples - before) / max(now - then - self._paused, 1e-9)
+        self._mark, self._paused = (now, state.samples), 0.0
         extra = {s.name: s.lr(state.samples) for s in state.steppers}
         extra = {f"{name}/lr": lr for name, lr in extra.items()} | {"samples_per_second": speed}
         for tracker in self._trackers:
             tracker.log("train", state.samples, values | extra)
         if self._progress is not None:
-            self._progress.show(state.samples, values, speed)
+            self._progress.show(state.samples, _shown(values, len(state.steppers)), speed)
 
     def validation(
         self, state: TrainState, values: dict[str, float], images: Tensor | None
@@ -85,11 +92,9 @@ class Reporter:
         weights = "averaged weights" if state.ema is not None else "weights"
         self.say(f"{state.samples:,} samples, validation of the {weights}: {shown}")
 
-    def unreached(self, objective: str, names: list[str]) -> None:
-        """Say which parameters of an objective its loss does not reach."""
-        if names:
-            shown = f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-            self.say(
-                f"WARNING: {len(names)} parameters of objective {objective!r} get no gradient: "
-                f"{shown}"
-            )
+
+def _shown(values: dict[str, float], objectives: int, most: int = 6) -> dict[str, float]:
+    """What fits a line: losses first come, and no objective's name where there is only one."""
+    parts = {n: v for n, v in values.items() if not n.endswith("/grad_norm")}
+    names = list(parts)[:most]
+    return {(n.split("/", 1)[1] if objectives == 1 else n): parts[n] for n in names}

@@ -86,12 +86,18 @@ class Team:
         if self.world_size == 1:
             return work()
         outcome: list[Any] = [None, None]
+        failed: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = work()
             except Exception as error:
-                outcome[1] = error
+                failed = error
+                # Sent by pickle, which not every library's exception survives.
+                known = isinstance(error, UserError)
+                outcome[1] = error if known else RuntimeError(f"main process: {error!r}")
         dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if failed is not None:
+            raise failed
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from latentsmith.errors import UserError
+from latentsmith.utils.digest import json_digest
 from latentsmith.utils.files import atomic_path
 
 Record = dict[str, Any]
@@ -40,13 +41,18 @@ def read_metrics(file: Path, up_to: int | None = None) -> list[Record]:
     return records
 
 
+def truncate_records(file: Path, up_to: int) -> None:
+    """Drop what was recorded after ``up_to`` samples: a run resumed there records it again."""
+    if file.is_file():
+        kept = read_metrics(file, up_to)
+        with atomic_path(file) as tmp:
+            tmp.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+
 class JsonLines:
     """metrics.jsonl: ``{"kind", "samples", name: value…}`` a line; null for NaN and infinity."""
 
-    def __init__(self, file: Path, resumed_at: int):
-        kept = read_metrics(file, resumed_at)
-        with atomic_path(file) as tmp:  # what was logged after the checkpoint is logged again
-            tmp.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    def __init__(self, file: Path):
         self._file = file.open("a")
 
     def log(self, kind: str, samples: int, values: dict[str, float]) -> None:
@@ -65,7 +71,8 @@ class TensorBoard:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         # purge_step hides what was logged after the checkpoint and will be logged again.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
+        purge = resumed_at + 1 if resumed_at else None
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def log(self, kind: str, samples: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -76,23 +83,36 @@ class TensorBoard:
 
 
 class Accelerated:
-    """wandb or MLflow through accelerate's trackers."""
+    """wandb or MLflow through accelerate's trackers. A resumed training goes on with the same
+    wandb run; in MLflow it is a new run of the same name."""
 
     def __init__(self, name: str, folder: Path, config: dict[str, Any]):
         from accelerate import tracking
 
         if name == "wandb":
-            self._tracker = tracking.WandBTracker("latentsmith", name=folder.name, dir=str(folder))
+            same = json_digest(str(folder.resolve()))
+            self._tracker = tracking.WandBTracker(
+                "latentsmith", name=folder.name, dir=str(folder), id=same, resume="allow"
+            )
         else:
             self._tracker = tracking.MLflowTracker("latentsmith", run_name=folder.name)
         self._tracker.start()
-        self._tracker.store_init_configuration(config)
+        self._tracker.store_init_configuration(_flat(config))
 
     def log(self, kind: str, samples: int, values: dict[str, float]) -> None:
         self._tracker.log({f"{kind}/{n}": v for n, v in values.items()}, step=samples)
 
     def close(self) -> None:
         self._tracker.finish()
+
+
+def _flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys: MLflow takes no nesting."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{path}.{key}" if path else key
+        flat |= _flat(value, name) if isinstance(value, dict) else {name: str(value)}
+    return flat
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -112,7 +132,7 @@ def open_trackers(
 ) -> list[Tracker]:
     """JSON lines first, then the named ones. Main process only."""
     check_trackers(names)
-    opened: list[Tracker] = [JsonLines(folder / "metrics.jsonl", resumed_at)]
+    opened: list[Tracker] = [JsonLines(folder / "metrics.jsonl")]
     for name in names:
         if name == "tensorboard":
             opened.append(TensorBoard(folder, resumed_at))
