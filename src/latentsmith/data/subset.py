@@ -2,11 +2,13 @@
 
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from latentsmith.data.base import Dataset, Sample
 from latentsmith.data.memory import GatherDataset
 from latentsmith.utils.digest import json_digest
+from latentsmith.utils.seeding import generator
 
 
 class Subset:
@@ -52,3 +54,12 @@ def subset(dataset: Dataset, indices: Tensor) -> Subset:
     """The subset, able to gather when ``dataset`` is."""
     kind = GatherSubset if isinstance(dataset, GatherDataset) else Subset
     return kind(dataset, indices)
+
+
+def draw(dataset: Dataset, count: int) -> Dataset:
+    """At most ``count`` samples, in dataset order, drawn the same way every time (files sorted by
+    class would leave classes out of the first ``count``)."""
+    if len(dataset) <= count:
+        return dataset
+    keep = torch.randperm(len(dataset), generator=generator("measured samples"))[:count]
+    return subset(dataset, keep.sort().values)

@@ -37,10 +37,11 @@ def dry_run(cfg: MMRegConfig, run: Run) -> None:
         if train is not None:
             print(f"{name:14} {_length(train)}")
     spaces = {TRAINED_REFERENCE: cfg.encoder, **cfg.more_references}
-    how = "read from the cache" if cfg.transform.build().deterministic else "computed on each crop"
+    how = "cached" if cfg.transform.build().deterministic else "computed on each crop"
     for name, config in spaces.items():
-        role = f"weight {cfg.terms[name]:g} in the loss" if name in cfg.terms else "measured only"
-        print(f"reference      {name} = {config.kind}: {role}; {how}")
+        used = name in cfg.terms
+        role = f"weight {cfg.terms[name]:g} in the loss, {how}" if used else "measured only, cached"
+        print(f"reference      {name} = {config.kind}: {role}")
     print(f"pairwise loss  {cfg.loss.kind}, weight {cfg.loss.weight:g}, ramp {cfg.loss.ramp:g}")
 
 
@@ -53,7 +54,8 @@ def _on_meta(cfg: MMRegConfig) -> tuple[KLAutoencoder, str]:
     if config.source != SCRATCH:
         try:
             loaded = AutoencoderKL.load_config(config.source, subfolder=config.subfolder)
-            config = replace(config, source=SCRATCH, **{k: loaded[k] for k in SD_SHAPE})
+            shape = dict(loaded)  # type: ignore[call-overload]
+            config = replace(config, source=SCRATCH, **{k: shape[k] for k in SD_SHAPE})
         except (OSError, ValueError):
             assumed = " (not at hand here; Stable Diffusion's shape assumed)"
             config = replace(config, source=SCRATCH)

@@ -1,4 +1,4 @@
-"""What the arms are trained and measured on: images, and their places in every reference space."""
+"""What the arms are trained and measured on."""
 
 import logging
 from functools import cached_property
@@ -9,30 +9,23 @@ from torch import Tensor
 
 from latentsmith.data.base import Dataset, Split
 from latentsmith.data.loader import Loader
-from latentsmith.data.subset import subset
-from latentsmith.encoders.base import Encoder
-from latentsmith.encoders.cache import reference_vectors
-from latentsmith.encoders.pixel_pca import PixelPCA
+from latentsmith.data.subset import draw, subset
+from latentsmith.encoders.spaces import ReferenceSpaces
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
 from latentsmith.recipes.mmreg.task import REFERENCE
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
-from latentsmith.utils.counter import Counter
-from latentsmith.utils.seeding import generator
 
 log = logging.getLogger(__name__)
 
 
 class Inputs:
-    """Datasets, reference encoders and cached vectors of one run; each is made when first asked
-    for, and vectors come from the cache of earlier runs where they fit."""
+    """Datasets, reference spaces and loaders of one run; each is made when first asked for."""
 
     def __init__(self, cfg: MMRegConfig, team: Team):
         self.cfg, self.team = cfg, team
         self.transform = cfg.transform.build()
-        # Measuring needs one fixed view of each image, whatever training does.
-        self.fixed_transform = cfg.transform.fixed().build()
 
     @cached_property
     def train(self) -> Dataset:
@@ -42,12 +35,12 @@ class Inputs:
     @cached_property
     def val(self) -> Dataset:
         """The held-out images that are measured: at most ``evaluate.count`` of the split."""
-        return _draw(self._open("val"), self.cfg.evaluate.count)
+        return draw(self._open("val"), self.cfg.evaluate.count)
 
     @cached_property
     def probe(self) -> Dataset:
         """The training images the linear probe learns from."""
-        return _draw(self.train, self.cfg.evaluate.probe_count)
+        return draw(self.train, self.cfg.evaluate.probe_count)
 
     def _open(self, split: Split) -> Dataset:
         dataset = self.cfg.data.build(split, cache_root() / "data")
@@ -56,52 +49,30 @@ class Inputs:
         return dataset
 
     @cached_property
-    def encoders(self) -> dict[str, Encoder]:
-        """Reference name → frozen encoder, on this process's device, fitted."""
-        configs = {TRAINED_REFERENCE: self.cfg.encoder, **self.cfg.more_references}
-        encoders = {name: config.build() for name, config in configs.items()}
-        for encoder in encoders.values():
-            if isinstance(encoder, PixelPCA) and encoder.needs_fit:
-                encoder.fit(batch["image"] for batch in self.fixed_loader(self.train).epoch())
-            encoder.to(self.team.device)
-        return encoders
-
-    def fixed_loader(self, dataset: Dataset) -> Loader:
-        """Every image once, in dataset order, under the deterministic transform."""
-        size = self.cfg.evaluate.card.batch_size
-        return Loader(dataset, self.fixed_transform, batch_size=size, seed=0, shuffle=False)
-
-    def references(self, dataset: Dataset) -> dict[str, Tensor]:
-        """Reference name → vectors float32 [N, D] in dataset order, from the cache or computed
-        (by the main process; the others then read its file)."""
-        folder = cache_root() / "references"
-
-        def vectors(name: str) -> Tensor:
-            loader = self.fixed_loader(dataset)
-            with Counter(f"references {name} of {dataset.name}", len(dataset)) as count:
-                return reference_vectors(
-                    self.encoders[name], loader, folder, progress=lambda done, _: count(done)
-                )
-
-        def make_all() -> None:
-            for name in self.encoders:
-                vectors(name)
-
-        if self.team.world_size > 1:
-            self.team.on_main(make_all)
-        return {name: vectors(name) for name in self.encoders}
+    def spaces(self) -> ReferenceSpaces:
+        """The trained reference and those measured beside it."""
+        return ReferenceSpaces(
+            {TRAINED_REFERENCE: self.cfg.encoder, **self.cfg.more_references},
+            self.cfg.transform,
+            self.train,
+            self.team,
+            batch_size=self.cfg.evaluate.card.batch_size,
+        )
 
     @property
     def online(self) -> bool:
         """Whether references must be computed on each augmented crop as training goes."""
         return not self.transform.deterministic
 
+    def _columns(self, dataset: Dataset, *, wanted: bool) -> dict[str, Tensor]:
+        """The loss's cached references as columns of the batch."""
+        if not wanted or self.online:
+            return {}
+        vectors = self.spaces.vectors(dataset)
+        return {REFERENCE + name: vectors[name] for name in self.cfg.terms}
+
     def training_loader(self, cfg: TrainConfig, *, with_references: bool) -> Loader:
         """Shuffled batches for the loop, with ``reference/<name>`` columns where asked for."""
-        columns = {}
-        if with_references and not self.online:
-            named = self.references(self.train)
-            columns = {REFERENCE + name: named[name] for name in self.cfg.terms}
         return Loader(
             self.train,
             self.transform,
@@ -109,27 +80,15 @@ class Inputs:
             seed=cfg.seed,
             rank=self.team.rank,
             world_size=self.team.world_size,
-            columns=columns,
+            columns=self._columns(self.train, wanted=with_references),
         )
 
     def validation_batch(self, size: int, *, with_references: bool) -> dict[str, Any]:
         """One fixed held-out batch for validation during training: the first of the measured."""
         rows = torch.arange(min(size, len(self.val)))
-        columns = {}
-        if with_references and not self.online:
-            named = self.references(self.val)
-            columns = {REFERENCE + name: named[name][rows] for name in self.cfg.terms}
+        columns = self._columns(self.val, wanted=with_references)
         loader = Loader(
-            subset(self.val, rows), self.fixed_transform, batch_size=len(rows), seed=0,
-            shuffle=False, columns=columns,
+            subset(self.val, rows), self.spaces.transform, batch_size=len(rows), seed=0,
+            shuffle=False, columns={name: column[rows] for name, column in columns.items()},
         )  # fmt: skip
         return next(loader.epoch())
-
-
-def _draw(dataset: Dataset, count: int) -> Dataset:
-    """At most ``count`` samples, drawn once for all (files sorted by class would leave classes
-    out), in dataset order."""
-    if len(dataset) <= count:
-        return dataset
-    keep = torch.randperm(len(dataset), generator=generator("measured samples"))[:count]
-    return subset(dataset, keep.sort().values)

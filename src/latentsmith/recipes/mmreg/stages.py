@@ -17,16 +17,17 @@ from typing import Any
 from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
 from latentsmith.config.run import Run
 from latentsmith.losses.perceptual import load_lpips
+from latentsmith.metrics.autoencoder_card import measure_autoencoder, metric_lpips
+from latentsmith.metrics.card import LatentCard
+from latentsmith.metrics.card_file import save_card
 from latentsmith.recipes.base import Stage
 from latentsmith.recipes.mmreg.config import MMRegConfig
 from latentsmith.recipes.mmreg.inputs import Inputs
-from latentsmith.recipes.mmreg.measure import measure_arm
 from latentsmith.recipes.mmreg.report import write
 from latentsmith.recipes.mmreg.task import AutoencoderTask
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import fit
 from latentsmith.training.team import Team
-from latentsmith.utils.counter import Counter
 from latentsmith.utils.digest import json_digest
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,9 @@ class Pipeline:
             log.info("references: computed online, the training transform is random")
         else:
             log.info("references: cached, the training transform is deterministic")
-            inputs.references(inputs.train)
-        inputs.references(inputs.val)
-        run.note("references", {n: e.fingerprint() for n, e in inputs.encoders.items()})
+            inputs.spaces.vectors(inputs.train)
+        inputs.spaces.vectors(inputs.val)
+        run.note("references", {n: e.fingerprint() for n, e in inputs.spaces.encoders.items()})
         run.note("data", {d.name: self._origin(d) for d in (inputs.train, inputs.val)})
         run.mark_done("references")
 
@@ -143,9 +144,8 @@ class Pipeline:
 
     def _export(self, autoencoder: KLAutoencoder, folder: Path) -> None:
         """Measure the latents' scale anew (training moved it), then save in diffusers format."""
-        loader = self.inputs.fixed_loader(self.inputs.probe)
-        with Counter("latent statistics", len(self.inputs.probe)):
-            autoencoder.measure_normalizer(batch["image"] for batch in loader.epoch())
+        loader = self.inputs.spaces.loader(self.inputs.probe)
+        autoencoder.measure_normalizer(batch["image"] for batch in loader.epoch())
         autoencoder.save_pretrained(folder)
 
     def _task(self, autoencoder: KLAutoencoder, *, pairs: bool) -> AutoencoderTask:
@@ -161,7 +161,7 @@ class Pipeline:
             cfg.objective,
             pair_loss=cfg.loss if pairs else None,
             terms=cfg.terms,
-            references={n: self.inputs.encoders[n] for n in cfg.terms} if online else None,
+            references={n: self.inputs.spaces.encoders[n] for n in cfg.terms} if online else None,
             lpips=lpips,
         )
 
@@ -174,7 +174,7 @@ class Pipeline:
             "objective": asdict(cfg.objective),
         }
         if pairs:
-            spaces = {name: self.inputs.encoders[name].fingerprint() for name in cfg.terms}
+            spaces = {name: self.inputs.spaces.encoders[name].fingerprint() for name in cfg.terms}
             identity |= {"loss": asdict(cfg.loss), "terms": cfg.terms, "spaces": spaces}
         return identity | {"digest": json_digest(identity)}
 
@@ -187,11 +187,23 @@ class Pipeline:
 
         def work() -> None:
             for arm in ARMS:
-                autoencoder = self._load(run, arm).to(self.team.device)
-                measure_arm(arm, autoencoder, self.inputs, run.folder("measurements") / arm)
+                save_card(self._card(run, arm), run.folder("measurements") / arm)
             run.mark_done("measure")
 
         self.team.on_main(work)
+
+    def _card(self, run: Run, arm: str) -> LatentCard:
+        cfg, perceptual = self.cfg, self.cfg.objective.perceptual
+        return measure_autoencoder(
+            self._load(run, arm).to(self.team.device),
+            self.inputs.val,
+            self.inputs.spaces,
+            probe=self.inputs.probe,
+            lpips=metric_lpips(perceptual.net, perceptual.trunk, required=perceptual.weight > 0),
+            cfg=cfg.evaluate.card,
+            ema=cfg.finetune.ema is not None,
+            detail={"arm": arm},
+        )
 
     def report(self, run: Run) -> None:
         """Always written anew: it costs a second and follows the code."""

@@ -1,0 +1,80 @@
+"""Named reference spaces over one data protocol: encoders built once, vectors cached."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from latentsmith.data.base import Dataset
+from latentsmith.data.loader import Loader
+from latentsmith.data.transforms import TransformConfig
+from latentsmith.encoders.base import Encoder, EncoderConfig
+from latentsmith.encoders.cache import reference_vectors
+from latentsmith.encoders.pixel_pca import PixelPCA
+from latentsmith.training.team import Team
+from latentsmith.utils.cache import cache_root
+from latentsmith.utils.counter import Counter
+
+
+class ReferenceSpaces:
+    """Frozen encoders by name, and where every image of a dataset lies in their spaces.
+
+    Args:
+        configs: reference name → encoder.
+        transform: how images are seen; its random parts are left out (`TransformConfig.fixed`).
+        fit_on: images that spaces which must be fitted (pixel PCA) learn from.
+        team: this process among those of the run; gives the device.
+        batch_size: images per forward pass.
+        cache: folder for computed vectors; default: in the user's cache.
+    """
+
+    def __init__(
+        self,
+        configs: Mapping[str, EncoderConfig],
+        transform: TransformConfig,
+        fit_on: Dataset,
+        team: Team,
+        *,
+        batch_size: int = 64,
+        cache: Path | None = None,
+    ):
+        self.configs, self.fit_on, self.team = dict(configs), fit_on, team
+        self.transform = transform.fixed().build()
+        self.batch_size = batch_size
+        self.cache = cache or cache_root() / "references"
+
+    @cached_property
+    def encoders(self) -> dict[str, Encoder]:
+        """Reference name → encoder, fitted, on the team's device.
+
+        Raises UserError when weights are not at hand, naming how to get them."""
+        encoders = {name: config.build() for name, config in self.configs.items()}
+        for encoder in encoders.values():
+            if isinstance(encoder, PixelPCA) and encoder.needs_fit:
+                encoder.fit(batch["image"] for batch in self.loader(self.fit_on).epoch())
+            encoder.to(self.team.device)
+        return encoders
+
+    def loader(self, dataset: Dataset) -> Loader:
+        """Every image once, in dataset order, under the fixed transform."""
+        return Loader(dataset, self.transform, batch_size=self.batch_size, seed=0, shuffle=False)
+
+    def vectors(self, dataset: Dataset) -> dict[str, Tensor]:
+        """Reference name → float32 [N, D] in dataset order, from the cache or computed (by the
+        main process; the others then read its file). Rows of unreadable images are NaN."""
+        if self.team.world_size > 1:
+            self.team.on_main(lambda: self._all(dataset) and None)
+        return self._all(dataset)
+
+    def _all(self, dataset: Dataset) -> dict[str, Tensor]:
+        return {name: self._one(name, dataset) for name in self.encoders}
+
+    def _one(self, name: str, dataset: Dataset) -> Tensor:
+        with Counter(f"references {name} of {dataset.name}", len(dataset)) as count:
+            return reference_vectors(
+                self.encoders[name],
+                self.loader(dataset),
+                self.cache,
+                progress=lambda done, _: count(done),
+            )
