@@ -167,7 +167,8 @@ class Posterior:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """A reparametrised draw, differentiable in mean and log-variance."""
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        # By shape, not randn_like: with the strides of `mean` the numbers would depend on layout.
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self, reduction: KLReduction) -> Tensor:
