@@ -57,36 +57,41 @@ def _level(a: Tensor) -> Tensor:
     return out.fill_diagonal_(0.0)
 
 
-def _prepare(latents: Vectors, reference: Vectors, what: str, power: int) -> tuple[Tensor, Tensor]:
-    """Pair matrices ``distances ** power`` of both sides [N, N]."""
+def _pair(latents: Vectors, reference: Vectors, what: str) -> tuple[Tensor, Tensor]:
+    """Distances [N, N] of both sides."""
     z, r = Points.of(latents, "latents"), Points.of(reference, "reference")
     check_paired(z.x, r.x, z.name, r.name)
     check_count(len(z), 4, what)
     z.check_spread(what)
     r.check_spread(what)
-    return z.distances**power, r.distances**power
+    return z.distances, r.distances
+
+
+def _correlate(latents: Vectors, reference: Vectors, what: str, power: int) -> float:
+    a, b = _pair(latents, reference, what)
+    return u_correlation(a**power, b**power, what)
 
 
 def _replicates(what: str, power: int) -> Callable[..., Tensor | None]:
     def draw(latents, reference, *, value: float, replicates: int, seed: int) -> Tensor | None:
-        a, b = _prepare(latents, reference, what, power)
-        return subsample_replicates(
-            lambda i: u_correlation(submatrix(a, i), submatrix(b, i), what),
-            value,
-            len(a),
-            replicates,
-            seed,
-        )
+        a, b = _pair(latents, reference, what)
+
+        def compute(i: Tensor) -> float:
+            return u_correlation(submatrix(a, i) ** power, submatrix(b, i) ** power, what)
+
+        return subsample_replicates(compute, value, len(a), replicates, seed)
 
     return draw
 
 
 def _chance(what: str, power: int) -> Callable[..., tuple[float, dict[str, int]]]:
     def draw(latents, reference, *, seed: int) -> tuple[float, dict[str, int]]:
-        a, b = _prepare(latents, reference, what, power)
-        return permutation_mean(
-            lambda i, j: u_correlation(submatrix(a, i), submatrix(b, j), what), len(a), seed
-        )
+        a, b = _pair(latents, reference, what)
+
+        def compute(i: Tensor, j: Tensor) -> float:
+            return u_correlation(submatrix(a, i) ** power, submatrix(b, j) ** power, what)
+
+        return permutation_mean(compute, len(a), seed)
 
     return draw
 
@@ -109,7 +114,7 @@ def cka_linear(latents: Vectors, reference: Vectors) -> float:
     Raises:
         UserError: fewer than 4 samples, collapsed points, NaN, unequal counts.
     """
-    return u_correlation(*_prepare(latents, reference, "cka_linear", 2), "cka_linear")
+    return _correlate(latents, reference, "cka_linear", 2)
 
 
 @metric(
@@ -126,4 +131,4 @@ def dcor_u(latents: Vectors, reference: Vectors) -> float:
 
     Can be slightly negative. Raises: as `cka_linear`.
     """
-    return u_correlation(*_prepare(latents, reference, "dcor_u", 1), "dcor_u")
+    return _correlate(latents, reference, "dcor_u", 1)

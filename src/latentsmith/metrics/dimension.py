@@ -21,13 +21,13 @@ def _distinct(latents: Vectors, least: int, what: str) -> Points:
     """Distinct points, at least ``least`` of them."""
     z = Points.of(latents, "latents")
     check_count(len(z), least, what)
-    distinct = z.without_duplicates()
+    distinct = z.first_copies()
     if len(distinct) < least:
         raise UserError(
             f"{what} needs at least {least} distinct latents, got {len(distinct)} "
             f"(of {len(z)}; the others are exact duplicates)."
         )
-    return distinct
+    return z if len(distinct) == len(z) else z.subset(distinct)
 
 
 def _log_ratios(latents: Vectors) -> Tensor:

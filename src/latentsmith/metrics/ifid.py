@@ -89,15 +89,15 @@ def decode_midpoints(
         partner = nearest_partner(latents, bank, kind)
     source = latents if bank is None else bank
     move = path(kind)
-    found, images = [], []
+    found, images, kept = [], [], 0
     for some in torch.arange(len(latents)).split(batch_size):
         decoded = decode(move(latents[some], source[partner[some].to(source.device)], alpha))
         check_finite(decoded, "decoded images")
         decoded = decoded.clamp(0, 1)
         found.append(features(decoded).flatten(1).double().cpu())
-        if sum(map(len, images)) < keep_images:
-            images.append(decoded.cpu())
-    return Midpoints(torch.cat(found), torch.cat(images)[:keep_images], partner)
+        images.append(decoded[: max(keep_images - kept, 0)].cpu())
+        kept += len(images[-1])
+    return Midpoints(torch.cat(found), torch.cat(images), partner)
 
 
 @metric(

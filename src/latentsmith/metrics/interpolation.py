@@ -22,7 +22,8 @@ def lerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     """(1 - t) a + t b for a, b [B, ...], t a number or [B]."""
     start, end = a.flatten(1), b.flatten(1)
     w = _weight(t, start)
-    return ((1 - w) * start + w * end).reshape(a.shape)
+    # torch.lerp, since (1 - t) a + t a is not exactly a: a path that stands must stand.
+    return torch.lerp(start, end, w.expand_as(start)).reshape(a.shape)
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
@@ -38,8 +39,9 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     angle = cosine.clamp(-1, 1).acos()
     sine = angle.sin()
     arc = ((1 - w) * angle).sin() / sine * start + (w * angle).sin() / sine * end
-    plain = (1 - w) * start + w * end
-    return torch.where(sine > 1e-4, arc, plain).reshape(a.shape)
+    unique = (sine > 1e-4) & (norms > 0)
+    plain = torch.lerp(start, end, w.expand_as(start))
+    return torch.where(unique, arc, plain).reshape(a.shape)
 
 
 def path(kind: Path) -> Interpolate:

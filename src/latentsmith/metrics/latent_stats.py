@@ -101,7 +101,10 @@ def participation_ratio(maps: Tensor) -> float:
     higher_is_better=None,
 )
 def spectral_slope(maps: Tensor) -> float:
-    """Least-squares slope of the radially averaged power spectrum, frequencies 1 … min(h, w)/2.
+    """Least-squares slope over rings of equal frequency, 1 … min(h, w)/2 cycles per picture.
+
+    Power is averaged over samples and channels, its logarithm (and the frequency's) over each
+    ring, so that a pure power law gives its exponent exactly.
 
     Natural images have about -2 in power. Strongly white latents (near 0) are hard to denoise.
 
@@ -122,9 +125,10 @@ def spectral_slope(maps: Tensor) -> float:
     radius = (fy**2 + fx**2).sqrt() * min(h, w)
     ring = radius.round().long()
     rings = torch.arange(1, min(h, w) // 2 + 1, device=x.device)
-    level = torch.stack([power[ring == r].mean() for r in rings])
-    if float(level.min()) <= 0:
+    inside = (ring >= 1) & (ring <= len(rings))
+    if float(power[inside].min()) <= 0:
         raise UserError("spectral_slope is undefined: the latent maps are constant.")
-    u, v = rings.double().log(), level.log()
+    u = torch.stack([radius[ring == r].log().mean() for r in rings])
+    v = torch.stack([power[ring == r].log().mean() for r in rings])
     u = u - u.mean()
     return float((u * v).sum() / (u * u).sum())

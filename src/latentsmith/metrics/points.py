@@ -15,6 +15,8 @@ from latentsmith.metrics.checks import check_count, check_finite
 
 _ROWS = 1024
 """Rows per block: temporaries stay at ``8 * _ROWS * N`` bytes."""
+_TIE = 2.0**36
+"""Steps of the largest distance that ranks tell apart: far above the Gram form's rounding."""
 _NEAR = 1e-8
 """Squared distances below this share of |a|^2 + |b|^2 lost digits in the Gram form."""
 
@@ -46,8 +48,10 @@ class Points:
     def of_labels(cls, labels: Tensor) -> "Points":
         """Class labels as a geometry: distance 0 within a class, 1 across classes."""
         _, index = labels.unique(return_inverse=True)
-        one_hot = torch.nn.functional.one_hot(index).double()
-        return cls(one_hot / 2**0.5, "labels")
+        out = cls(torch.nn.functional.one_hot(index).double() / 2**0.5, "labels")
+        # Written down rather than computed: rounding would break the ties between equal distances.
+        out.__dict__["distances"] = (index[:, None] != index[None]).double()
+        return out
 
     def __len__(self) -> int:
         return len(self.x)
@@ -79,8 +83,9 @@ class Points:
         """Average ranks of the pair distances, float64 [N, N], symmetric, zero diagonal.
 
         Ranks 1 … P over the P = N(N-1)/2 pairs; ties share their mean rank (as scipy's rankdata).
+        Distances equal up to 1e-11 of the largest count as ties: rounding must not order them.
         """
-        d = self.distances
+        d = (self.distances * (_TIE / max(self.diameter, 1e-300))).round()
         n = len(d)
         ranks = average_ranks(torch.cat([d[i, i + 1 :] for i in range(n)]))
         out = torch.zeros_like(d)
@@ -124,14 +129,19 @@ class Points:
             out.__dict__["distances"] = submatrix(self.distances, index)
         return out
 
-    def without_duplicates(self) -> "Points":
-        """One copy of each point (the first)."""
+    def first_copies(self) -> Tensor:
+        """Indices [M] of the points without exact duplicates: of each, the first copy."""
         duplicate = (self.distances == 0).tril(-1).any(1)
-        return self.subset((~duplicate).nonzero()[:, 0]) if duplicate.any() else self
+        return (~duplicate).nonzero()[:, 0]
+
+    @cached_property
+    def diameter(self) -> float:
+        """The largest distance."""
+        return float(self.distances.max())
 
     def check_spread(self, what: str) -> None:
         """Raises UserError when all points coincide (a collapsed space has no geometry)."""
-        if self.distances.max() == 0:
+        if self.diameter == 0:
             raise UserError(
                 f"{what} is undefined: all {len(self)} {self.name} are the same point (collapsed)."
             )

@@ -1,4 +1,9 @@
-"""Structural similarity (Wang et al. 2004) and its multi-scale form (Wang et al. 2003)."""
+"""Structural similarity (Wang et al. 2004) and its multi-scale form (Wang et al. 2003).
+
+Averaged over the positions where the whole window lies inside the image, as in the published
+code. torchmetrics 1.9 averages over reflected borders as well, which moves the value by 0.01 on
+small images.
+"""
 
 import torch
 import torch.nn.functional as F
