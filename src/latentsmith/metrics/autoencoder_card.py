@@ -49,7 +49,11 @@ def measure_autoencoder(
             count=len(val),
             seed=cfg.seed,
             ema=ema,
-            detail={**(detail or {}), "transform": spaces.transform.fingerprint()},
+            detail={
+                **(detail or {}),
+                "transform": spaces.transform.fingerprint(),
+                "references": spaces.describe(),
+            },
         ),
         distance=None if lpips is None else (f"lpips_{lpips.net}", lpips.to(device)),
         cfg=cfg,

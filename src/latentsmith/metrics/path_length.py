@@ -115,6 +115,7 @@ def _summary(summarize: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 def neighbouring_pairs(latents: Tensor) -> tuple[Tensor, Tensor]:
     """Latents [2 P, ...] as P pairs: (0, 1), (2, 3), …; the data order is random already."""
     check_count(len(latents), 2, "path length", "latents")
+    check_finite(latents, "latents")
     even = len(latents) // 2 * 2
     return latents[0:even:2], latents[1:even:2]
 

@@ -93,7 +93,7 @@ def test_statistics_in_batches_merged_and_saved_equal_the_direct_ones(tmp_path):
 def test_statistics_of_two_spaces_are_not_mixed(tmp_path):
     a, b = FeatureStats.of(features(9, 3, 0), "a"), FeatureStats.of(features(9, 3, 0), "b")
     for use in (lambda: a.merge(b), lambda: frechet_from_stats(a, b)):
-        with pytest.raises(UserError, match="'a' .* 'b'"):
+        with pytest.raises(UserError, match=r"'a' .* 'b'"):
             use()
     with pytest.raises(UserError, match="no feature statistics at"):
         FeatureStats.load(tmp_path / "none.safetensors")

@@ -79,7 +79,7 @@ def test_knn_probe_matches_sklearn():
 
 
 def test_the_strength_is_chosen_without_the_test_set():
-    """Many noise features and few samples: the weakest regularizer overfits, the chosen does not."""
+    """With many noise features and few samples the weakest regularizer overfits."""
     (x, y), (t, u) = data(60), data(400, seed=1)
     gen = torch.Generator().manual_seed(0)
     x = torch.cat([x, torch.randn(60, 200, generator=gen)], 1)

@@ -1,0 +1,155 @@
+"""What every metric in the list promises, whatever it measures."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from latentsmith.errors import UserError
+from latentsmith.metrics import METRICS, Measurement, Stamp
+
+ALL = METRICS.names()
+N = 48
+
+
+def _draw(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _world(size: int = 16) -> dict:
+    """One value for each thing a metric may ask for; rows belong together."""
+    maps = _draw(N, 3, 8, 8, seed=0)
+    labels = torch.arange(N) % 3
+    images = _draw(N, 3, size, size, seed=2).sigmoid()
+    return {
+        "maps": maps,
+        "latents": maps.flatten(1)[:, :20],
+        "reference": maps.flatten(1)[:, :12] + _draw(N, 12, seed=1),
+        "labels": labels,
+        "images": images,
+        "recon": images + 0.1 * _draw(N, 3, size, size, seed=3),
+        "features": _draw(N, 6, seed=4),
+        "features_ref": _draw(N, 6, seed=5) + 0.2,
+        "train": _draw(N, 6, seed=6) + labels[:, None],
+        "train_labels": labels,
+        "test": _draw(N, 6, seed=7) + labels[:, None],
+        "test_labels": labels,
+        "encode": lambda x: torch.nn.functional.avg_pool2d(x, 2).roll(1, -1),
+        "decode": lambda z: z.sigmoid(),
+        "extract": lambda x: x.flatten(1)[:, :6],
+        "distance": lambda a, b: (a - b).square().flatten(1).mean(1),
+    }
+
+
+PAIRS = {"reference": "latents", "recon": "images", "features_ref": "features"}
+"""Second input → the first that equals it when the match is perfect."""
+BY_ORDER = {
+    "triplet_order", "linear_probe", "ridge_probe",
+    "path_length", "path_length_variance", "path_length_cv",
+}  # fmt: skip
+"""Metrics that draw their triplets, splits or paths by position."""
+
+
+def _inputs(name: str, **changed) -> list:
+    world = _world(size=176 if name == "ms_ssim" else 16)
+    if name == "ms_ssim":
+        world |= {key: world[key][:4] for key in ("images", "recon")}
+    world |= {key: change(world) for key, change in changed.items()}
+    return [world[key] for key in METRICS[name].inputs]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_says_what_it_is(name):
+    entry = METRICS[name]
+    assert entry.help and "\n" not in entry.help and len(entry.help) < 100
+    assert not entry.help.endswith(".")
+    assert entry.compute.__doc__, "a metric's definition and source belong in its docstring"
+    json.dumps(entry.options)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gives_a_finite_measurement_with_its_protocol(name):
+    inputs = _inputs(name)
+    m = METRICS[name].measure(*inputs, stamp=Stamp("d/val", N), suffix="space", resamples=20)
+    assert isinstance(m, Measurement)
+    assert (m.name, m.metric) == (f"{name}_space", name)
+    assert math.isfinite(m.value)
+    assert m.value == pytest.approx(METRICS[name](*inputs), rel=1e-9)
+    assert m.higher_is_better == METRICS[name].higher_is_better
+    assert m.stamp.detail.items() >= METRICS[name].options.items()
+    if m.interval is not None:
+        assert m.interval[0] <= m.interval[1]
+        assert m.stamp.detail["resamples"] == 20
+    json.dumps(m.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_repeats_exactly(name):
+    first, second = (
+        METRICS[name].measure(*_inputs(name), stamp=Stamp("d", N), resamples=10).to_json()
+        for _ in range(2)
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_leaves_the_global_random_stream_and_its_inputs_alone(name):
+    inputs = _inputs(name)
+    copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
+    state = torch.random.get_rng_state()
+    METRICS[name].measure(*inputs, stamp=Stamp("d", N), resamples=5)
+    assert torch.equal(state, torch.random.get_rng_state())
+    for before, after in zip(copies, inputs, strict=True):
+        if isinstance(before, torch.Tensor):
+            assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", [m.name for m in METRICS if m.best is not None])
+def test_a_perfect_match_has_the_best_value(name):
+    twin = {key: (lambda world, first=first: world[first]) for key, first in PAIRS.items()}
+    assert METRICS[name](*_inputs(name, **twin)) == pytest.approx(METRICS[name].best, abs=1e-6)
+    # and an imperfect one has not
+    assert METRICS[name](*_inputs(name)) != pytest.approx(METRICS[name].best, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in BY_ORDER])
+def test_the_order_of_samples_does_not_matter(name):
+    inputs = _inputs(name)
+    order = torch.randperm(
+        len(next(x for x in inputs if isinstance(x, torch.Tensor))),
+        generator=torch.Generator().manual_seed(0),
+    )
+    moved = [x[order] if isinstance(x, torch.Tensor) else x for x in inputs]
+    assert METRICS[name](*moved) == pytest.approx(METRICS[name](*inputs), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nan_is_refused_by_name(name):
+    """Each floating-point input in turn."""
+    for position, key in enumerate(METRICS[name].inputs):
+        inputs = _inputs(name)
+        if not isinstance(inputs[position], torch.Tensor) or "labels" in key:
+            continue
+        broken = inputs[position].clone()
+        broken.view(len(broken), -1)[2, 1] = torch.nan
+        inputs[position] = broken
+        with pytest.raises(UserError, match=r"NaN.*sample 2"):
+            METRICS[name](*inputs)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_sample_is_measured_or_refused_in_words(name):
+    """Never a NaN, never an exception out of torch."""
+    inputs = [x[:1] if isinstance(x, torch.Tensor) else x for x in _inputs(name)]
+    try:
+        value = METRICS[name](*inputs)
+    except UserError as refusal:
+        assert "at least" in str(refusal) or "more than" in str(refusal)
+    else:
+        assert math.isfinite(value)
+
+
+def test_an_unknown_metric_names_its_nearest():
+    with pytest.raises(UserError, match="'pairdist_pearson'"):
+        METRICS["pairdist_pearsons"]
