@@ -136,11 +136,6 @@ class TransformConfig:
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio is {self.ratio}: it needs 0 < low <= high")
 
-    def fixed(self) -> "TransformConfig":
-        """The same view of every image each time: no flip, central instead of random crop."""
-        crop = "center" if self.crop == "random" else self.crop
-        return replace(self, crop=crop, flip=False)
-
     def deterministic(self) -> "TransformConfig":
         """The same without chance, for measuring: random crops become central ones, no flip."""
         crop = "center" if self.crop == "random" else self.crop

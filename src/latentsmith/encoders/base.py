@@ -13,6 +13,7 @@ from latentsmith.registry import Registry
 ENCODERS = Registry("encoder", "latentsmith.encoders")
 
 Output = Literal["pooled", "cls", "tokens"]
+Scale = Literal["raw", "unit", "standardized"]
 
 
 @dataclass
@@ -33,6 +34,11 @@ class EncoderConfig:
     """Base of all encoder configs. Subclasses add ``kind: Literal[...]`` and `build`."""
 
     kind: str
+    scale: Scale = "raw"
+    """Vectors as points of a reference space: ``raw``; ``unit`` (divided by their length, so that
+    Euclidean distance follows the cosine, the usual similarity of semantic features); or
+    ``standardized`` (each dimension to mean 0, deviation 1 over training images). Feature
+    distances (Fréchet, path length) always use raw vectors."""
 
     def build(self) -> "Encoder":
         """Load the frozen encoder. Raises UserError when its weights are not at hand."""

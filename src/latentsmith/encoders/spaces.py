@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latentsmith.data.base import Dataset
 from latentsmith.data.loader import Loader
+from latentsmith.data.subset import draw
 from latentsmith.data.transforms import TransformConfig
 from latentsmith.encoders.base import Encoder, EncoderConfig
 from latentsmith.encoders.cache import reference_vectors
@@ -16,13 +19,16 @@ from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
 from latentsmith.utils.counter import Counter
 
+STANDARDIZE_ON = 8192
+"""Training images behind the mean and deviation of ``scale=standardized``."""
+
 
 class ReferenceSpaces:
     """Frozen encoders by name, and where every image of a dataset lies in their spaces.
 
     Args:
         configs: reference name → encoder.
-        transform: how images are seen; its random parts are left out (`TransformConfig.fixed`).
+        transform: how images are seen; its random parts are left out (`TransformConfig.deterministic`).
         fit_on: images that spaces which must be fitted (pixel PCA) learn from.
         team: this process among those of the run; gives the device.
         batch_size: images per forward pass.
@@ -40,9 +46,10 @@ class ReferenceSpaces:
         cache: Path | None = None,
     ):
         self.configs, self.fit_on, self.team = dict(configs), fit_on, team
-        self.transform = transform.fixed().build()
+        self.transform = transform.deterministic().build()
         self.batch_size = batch_size
         self.cache = cache or cache_root() / "references"
+        self._known_moments: dict[str, tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
@@ -61,13 +68,46 @@ class ReferenceSpaces:
         return Loader(dataset, self.transform, batch_size=self.batch_size, seed=0, shuffle=False)
 
     def vectors(self, dataset: Dataset) -> dict[str, Tensor]:
-        """Reference name → float32 [N, D] in dataset order, from the cache or computed (by the
-        main process; the others then read its file). Rows of unreadable images are NaN."""
+        """Reference name → points float32 [N, D] in dataset order, from the cache or computed (by
+        the main process; the others then read its file). Rows of unreadable images are NaN."""
         if self.team.world_size > 1:
             self.team.on_main(lambda: self._all(dataset) and None)
-        return self._all(dataset)
+        return {name: self._place(name, rows) for name, rows in self._all(dataset).items()}
+
+    @torch.no_grad()
+    def locate(self, name: str, images: Tensor) -> Tensor:
+        """Points [B, D] of images [B, C, H, W] in [0, 1] in one space, computed now."""
+        return self._place(name, self.encoders[name].vector(images))
+
+    def describe(self) -> dict[str, str]:
+        """Reference name → ``kind:output:scale`` with the weights' digest, for stamps."""
+        return {
+            name: f"{e.name}:{e.output}:{self.configs[name].scale}@{e.digest()[:12]}"
+            for name, e in self.encoders.items()
+        }
+
+    def _place(self, name: str, vectors: Tensor) -> Tensor:
+        """Raw vectors [N, D] → points, by the encoder's ``scale``."""
+        scale = self.configs[name].scale
+        if scale == "unit":
+            return F.normalize(vectors, dim=1)
+        if scale == "standardized":
+            mean, std = self._moments(name)
+            return (vectors - mean.to(vectors.device)) / std.to(vectors.device)
+        return vectors
+
+    def _moments(self, name: str) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [D] of raw vectors over training images."""
+        if name not in self._known_moments:
+            rows = self._one(name, draw(self.fit_on, STANDARDIZE_ON)).double()
+            rows = rows[rows.isfinite().all(1)]
+            # a dimension that never varies must not blow up rounding noise
+            std = rows.std(0).clamp_min(1e-6 * float(rows.std()))
+            self._known_moments[name] = (rows.mean(0).float(), std.float())
+        return self._known_moments[name]
 
     def _all(self, dataset: Dataset) -> dict[str, Tensor]:
+        """Raw vectors."""
         return {name: self._one(name, dataset) for name in self.encoders}
 
     def _one(self, name: str, dataset: Dataset) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -53,8 +54,7 @@ def _on_meta(cfg: MMRegConfig) -> tuple[KLAutoencoder, str]:
     config, assumed = cfg.autoencoder, ""
     if config.source != SCRATCH:
         try:
-            loaded = AutoencoderKL.load_config(config.source, subfolder=config.subfolder)
-            shape = dict(loaded)  # type: ignore[call-overload]
+            shape: Any = AutoencoderKL.load_config(config.source, subfolder=config.subfolder)
             config = replace(config, source=SCRATCH, **{k: shape[k] for k in SD_SHAPE})
         except (OSError, ValueError):
             assumed = " (not at hand here; Stable Diffusion's shape assumed)"

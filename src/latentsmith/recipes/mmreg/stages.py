@@ -10,7 +10,7 @@ report       targets, tables, pictures: report.html, report.json
 
 import logging
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +155,16 @@ class Pipeline:
             lpips = load_lpips(perceptual.net, trunk=perceptual.trunk)
         else:
             log.info("objective: no LPIPS (objective.perceptual.weight is 0)")
-        online = pairs and self.inputs.online
+        locate = self.inputs.spaces.locate
+        online = {name: partial(locate, name) for name in cfg.terms} if self.inputs.online else {}
         return AutoencoderTask(
             autoencoder,
             cfg.objective,
             pair_loss=cfg.loss if pairs else None,
             terms=cfg.terms,
-            references={n: self.inputs.spaces.encoders[n] for n in cfg.terms} if online else None,
+            online={n: partial(self.inputs.spaces.locate, n) for n in cfg.terms}
+            if online
+            else None,
             lpips=lpips,
         )
 
@@ -174,7 +177,8 @@ class Pipeline:
             "objective": asdict(cfg.objective),
         }
         if pairs:
-            spaces = {name: self.inputs.spaces.encoders[name].fingerprint() for name in cfg.terms}
+            described = self.inputs.spaces.describe()
+            spaces = {name: described[name] for name in cfg.terms}
             identity |= {"loss": asdict(cfg.loss), "terms": cfg.terms, "spaces": spaces}
         return identity | {"digest": json_digest(identity)}
 

@@ -5,15 +5,14 @@
 Source: spec/1-mm-reg.md "The loss" and "Autoencoders".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentsmith.autoencoders.discriminator import PatchDiscriminator
 from latentsmith.autoencoders.kl import KLAutoencoder, Posterior
-from latentsmith.encoders.base import Encoder
 from latentsmith.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from latentsmith.losses.base import PairLossConfig
 from latentsmith.losses.hybrid import HybridPairLoss
@@ -35,8 +34,8 @@ class AutoencoderTask(Task):
         objective: weights of the reconstruction terms.
         pair_loss: None for the baseline.
         terms: reference name → its weight in the pairwise loss.
-        references: encoders run online on the very images the autoencoder sees (random
-            augmentation). Without them the batch carries cached vectors.
+        online: reference name → (images → points [B, D]), to place the very images the
+            autoencoder sees (random augmentation). Without it the batch carries cached points.
         lpips: required when ``objective.perceptual.weight`` is above 0.
     """
 
@@ -47,15 +46,14 @@ class AutoencoderTask(Task):
         *,
         pair_loss: PairLossConfig | None = None,
         terms: Mapping[str, float] | None = None,
-        references: Mapping[str, Encoder] | None = None,
+        online: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         lpips: LPIPS | None = None,
     ):
         super().__init__()
         self.autoencoder = autoencoder
         self.objective = objective
         self.lpips = lpips
-        self._encoders = dict(references or {})
-        self.references = nn.ModuleList(self._encoders.values())  # moves with the task
+        self._online = dict(online or {})
         self.pair_config = pair_loss
         self.pairs = None if pair_loss is None else HybridPairLoss(pair_loss.build(), terms or {})
         self.discriminator = self._build_discriminator()
@@ -146,8 +144,8 @@ class AutoencoderTask(Task):
     def _reference_vectors(self, batch: Batch) -> dict[str, Tensor]:
         """name → [B, D]: computed on these very images, or the batch's cached columns."""
         assert self.pairs is not None
-        if self._encoders:
-            return {name: self._encoders[name].vector(batch["image"]) for name in self.pairs.names}
+        if self._online:
+            return {name: self._online[name](batch["image"]) for name in self.pairs.names}
         return {n: batch[REFERENCE + n] for n in self.pairs.names}
 
     def _pair_loss(
