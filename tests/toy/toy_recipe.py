@@ -1,6 +1,8 @@
 """A recipe small enough to test the settings and the command line with. Trains nothing.
 
-Its registries are its own, so a test of settings does not depend on which encoders exist.
+Its registries are its own, so a test of settings does not depend on which encoders exist, and the
+library's registries (which contract tests walk) never hold toys: the fixture ``toy`` in conftest.py
+lends the recipe to one test at a time.
 """
 
 from dataclasses import field
@@ -11,18 +13,20 @@ from pydantic import Field
 
 from latentsmith.config.run import Run
 from latentsmith.config.schema import schema
-from latentsmith.data.base import DATASETS, DatasetConfig
+from latentsmith.data.base import DatasetConfig
 from latentsmith.errors import UserError
-from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.recipes.base import RecipeConfig, Stage
 from latentsmith.registry import OneOf, Registry
 
 ENGINES = Registry("engine", "latentsmith.presets")  # an empty package: entries are below
 LAWS = Registry("law", "latentsmith.presets")
+DATA = Registry("dataset", "latentsmith.presets")
 
 
 @schema
 class EngineConfig:
     kind: str
+    oiled: bool = True
 
 
 @ENGINES.register("steam", help="burns coal")
@@ -87,25 +91,26 @@ class DriveConfig:
     trackers: list[str] = field(default_factory=lambda: ["jsonl"])
 
 
-@DATASETS.register("toy_dots", help="dots made for tests")
+@DATA.register("dots", help="dots made for tests")
 @schema
 class Dots(DatasetConfig):
-    kind: Literal["toy_dots"] = "toy_dots"
+    kind: Literal["dots"] = "dots"
     count: Annotated[int, Field(gt=0)] = 10
 
 
-@DATASETS.register("toy_folder", help="a folder, for tests")
+@DATA.register("folder", help="a folder, for tests")
 @schema
 class Folder(DatasetConfig):
-    kind: Literal["toy_folder"] = "toy_folder"
+    kind: Literal["folder"] = "folder"
     path: Path
     """Folder with images."""
 
 
-@RECIPES.register("toy", help="a recipe for tests")
 @schema
 class ToyConfig(RecipeConfig):
     kind: Literal["toy"] = "toy"
+    data: Annotated[DatasetConfig, OneOf(DATA)]
+    """What is driven over."""
     engine: Annotated[EngineConfig, OneOf(ENGINES)]
     """What drives."""
     spare: Annotated[EngineConfig, OneOf(ENGINES)] | None = None

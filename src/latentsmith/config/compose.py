@@ -1,4 +1,4 @@
-"""Recipe name + overrides → one checked, typed config. The only file that talks to Hydra.
+"""Recipe name + overrides → one checked, typed config.
 
 ``compose("mmreg", ["scale=laptop", "encoder=dinov2", "loss.weight=0.3"])``
 
@@ -7,35 +7,29 @@ Order, later wins: defaults of the config classes, the recipe's ``config.yaml``,
 
 * a choice anywhere is picked by its dotted path (``more_references.pca=pixel_pca`` means
   ``+encoder@more_references.pca=pixel_pca``), and ``path=null`` takes an optional one away;
-* new entries of dict settings need no ``+``.
+* new entries of dict settings need no ``+``;
+* what a preset sets *inside* a choice belongs to the option it chose: with ``scale=laptop
+  encoder=dinov2`` DINOv2 does not get the resolution that the scale gave its own encoder. Settings
+  that every kind of the family has (a loss's ``weight``) stay.
 """
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from pydantic import TypeAdapter, ValidationError
 
-from latentsmith.config import errors
-from latentsmith.config.fields import choice_at, locate
-from latentsmith.config.nodes import SHARED, Choice, Nodes, group_of
+from latentsmith.config import errors, tree
+from latentsmith.config.fields import choice_at, locate, settings_of
+from latentsmith.config.nodes import Choice, Nodes, group_of
 from latentsmith.errors import UserError
 from latentsmith.recipes.base import RECIPES, RecipeConfig
-
-PRIMARY = "latentsmith"
-"""Name of the generated config Hydra starts from."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +40,11 @@ class Given:
     """As typed."""
     key: str
     """Dotted path, or group, without ``+`` or ``~``."""
+    value: Any = None
+    """As Hydra's parser read it."""
     choice: Choice | None = None
     """Set when it picks an option of a group."""
     delete: bool = False
-
-    @property
-    def value(self) -> str:
-        """The value as typed."""
-        return self.text.partition("=")[2]
-
-
-def nodes_of(recipe: str) -> Nodes:
-    """Groups, choices and defaults of a recipe. Raises UserError for an unknown name."""
-    config = RECIPES[recipe].config
-    return _nodes(config, Path(inspect.getfile(config)).parent / "presets")
-
-
-@functools.lru_cache(maxsize=16)
-def _nodes(config: type, presets: Path) -> Nodes:
-    return Nodes(config, presets)
 
 
 def compose(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> RecipeConfig:
@@ -92,6 +72,21 @@ def compose(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> RecipeC
     return config
 
 
+def check(config: RecipeConfig) -> RecipeConfig:
+    """Validate a config built in Python; the checked copy.
+
+    Raises:
+        UserError: as `compose`.
+    """
+    adapter: TypeAdapter[Any] = TypeAdapter(type(config))
+    values = adapter.dump_python(config, warnings=False)
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        problems = errors.explain(error, type(config), values, [])
+        raise UserError(errors.listing(config.kind, problems)) from None
+
+
 def outline(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
     """The composed values before they are checked; what is still required is absent.
 
@@ -104,26 +99,22 @@ def outline(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> dict[st
     return values
 
 
-def check(config: RecipeConfig) -> RecipeConfig:
-    """Validate a config built in Python; the checked copy.
-
-    Raises:
-        UserError: as `compose`.
-    """
-    adapter = TypeAdapter(type(config))
-    values = adapter.dump_python(config, warnings=False)
-    try:
-        return adapter.validate_python(values)
-    except ValidationError as error:
-        problems = errors.explain(error, type(config), values, [])
-        raise UserError(errors.listing(config.kind, problems)) from None
-
-
 def choices_of(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, str | None]:
     """What each group stands at: ``{"scale": "laptop", "encoder": "dinov2", …}``."""
     nodes = nodes_of(recipe)
-    with _hydra(nodes):
-        return _choices(_pick(nodes, _understand(nodes, overrides, [])))
+    lines, _ = _pick(nodes, _understand(nodes, overrides, []))
+    return tree.compose_tree(nodes, lines).choices
+
+
+def nodes_of(recipe: str) -> Nodes:
+    """Groups, choices and defaults of a recipe. Raises UserError for an unknown name."""
+    config = RECIPES[recipe].config
+    return _nodes(config, Path(inspect.getfile(config)).parent / "presets")
+
+
+@functools.lru_cache(maxsize=16)
+def _nodes(config: type, presets: Path) -> Nodes:
+    return Nodes(config, presets)
 
 
 def _compose_values(
@@ -132,16 +123,20 @@ def _compose_values(
     """(values, problems with the overrides, which were then left out)."""
     problems: list[str] = []
     given = _understand(nodes, overrides, problems)
-    with _hydra(nodes):
-        picked = _pick(nodes, given)
-        values = _plain(_load(picked))
-        good = [g for g in given if g.choice is None and _check(nodes, g, values, problems)]
-        if good:
-            values = _plain(_load(picked + [_assign(g) for g in good]))
+    lines, swapped = _pick(nodes, given)
+    config = tree.changeable(tree.compose_tree(nodes, lines))
+    for choice in swapped:
+        _forget_old_option(nodes, config, choice)
+    values = tree.plain(config)
     for g in given:
-        if g.choice is not None and g.choice.option is None:
-            _set_null(nodes, values, g.choice.path)
-    return values, problems
+        if g.choice is None and _check(nodes, g, values, problems):
+            if g.delete:
+                tree.remove(config, g.key.partition("@")[2] or g.key)
+            else:
+                tree.put(config, g.key, g.value)
+        elif g.choice is not None and g.choice.option is None:
+            _put_null(nodes, config, values, g.choice.path)
+    return tree.plain(config), problems
 
 
 def _understand(
@@ -178,16 +173,16 @@ def _one(nodes: Nodes, groups: set[str], override: Override, text: str) -> Given
         full = f"{key}@{override.package}" if override.package else key
         return Given(text, full, delete=True)
     if pick and (override.package or key in groups):
-        return Given(text, key, Choice(key, override.package or key, option))
+        return Given(text, key, value, Choice(key, override.package or key, option))
     if pick:
         registry = choice_at(nodes.config, key.split("."))
         if registry is not None:
-            return Given(text, key, Choice(group_of(registry), key, option))
-    return Given(text, key)
+            return Given(text, key, value, Choice(group_of(registry), key, option))
+    return Given(text, key, value)
 
 
-def _pick(nodes: Nodes, given: list[Given]) -> list[str]:
-    """Hydra's overrides for all choices.
+def _pick(nodes: Nodes, given: list[Given]) -> tuple[list[str], list[Choice]]:
+    """(Hydra's overrides for all choices, those that replace another option).
 
     An entry the defaults list lacks must be appended with ``+``, one it has must not; and what it
     has depends on the choices further out. So: preset groups first, then by depth.
@@ -195,38 +190,43 @@ def _pick(nodes: Nodes, given: list[Given]) -> list[str]:
     picks = [g.choice for g in given if g.choice is not None]
     depths = {c: -1 if c.group not in nodes.registries else c.path.count(".") for c in picks}
     lines: list[str] = []
+    swapped: list[Choice] = []
     for depth in sorted(set(depths.values())):
-        known = _choices(lines)
-        for choice in [c for c in picks if depths[c] == depth]:
+        known = tree.compose_tree(nodes, lines).choices
+        for choice in {c.key: c for c in picks if depths[c] == depth}.values():
             if choice.option is not None:
                 lines.append(f"{'' if choice.key in known else '+'}{choice.key}={choice.option}")
             elif known.get(choice.key) is not None:
                 lines.append(f"~{choice.key}")
-    return lines
+            if choice.option is not None and known.get(choice.key) not in (None, choice.option):
+                swapped += [choice] if depth >= 0 else []
+    return lines, swapped
 
 
-def _choices(lines: list[str]) -> dict[str, str | None]:
-    """Keys of the resulting defaults list and their options."""
-    runtime = _load(lines).hydra.runtime.choices
-    return {str(k): v for k, v in runtime.items() if not str(k).startswith("hydra/")}
+def _forget_old_option(nodes: Nodes, config: DictConfig, choice: Choice) -> None:
+    """Undo what presets set inside a choice for the option that was replaced."""
+    setting = locate(nodes.config, choice.path.split("."), tree.plain(config))
+    node = tree.get(config, choice.path)
+    assert setting is not None and setting.section is not None and setting.registry is not None
+    own = tree.option_alone(nodes, choice)
+    shared = set(settings_of(setting.section))
+    others = {k for e in setting.registry for k in settings_of(e.config)}
+    for name in list(node):
+        if name in own and name not in shared and not isinstance(own[name], dict):
+            node[name] = own[name]
+        elif name not in own and name in others:
+            node.pop(name)
 
 
-def _set_null(nodes: Nodes, values: dict[str, Any], path: str) -> None:
+def _put_null(nodes: Nodes, config: DictConfig, values: dict[str, Any], path: str) -> None:
     """``path=null``: a field becomes None (its class default must not come back), an entry of a
     mapping goes away."""
-    *above, name = path.split(".")
+    above = path.split(".")[:-1]
     parent = locate(nodes.config, above, values) if above else None
-    for key in above:
-        values = values.get(key, {})
     if parent is not None and parent.mapping:
-        values.pop(name, None)
+        tree.remove(config, path)
     else:
-        values[name] = None
-
-
-def _assign(given: Given) -> str:
-    """Force-add: whether the key exists has been checked against the config classes."""
-    return f"~{given.key}" if given.delete else f"++{given.key}={given.value}"
+        tree.put(config, path, None)
 
 
 def _check(nodes: Nodes, given: Given, values: dict[str, Any], problems: list[str]) -> bool:
@@ -238,49 +238,7 @@ def _check(nodes: Nodes, given: Given, values: dict[str, Any], problems: list[st
     elif locate(nodes.config, path, values) is None:
         problem = errors.unknown_key(given.key, nodes, values)
     else:
-        problem = errors.bad_pick(given.key, given.value, nodes.config)
+        problem = errors.bad_pick(given.key, given.text.partition("=")[2], nodes.config)
     if problem is not None:
         problems.append(problem)
     return problem is None
-
-
-@contextlib.contextmanager
-def _hydra(nodes: Nodes) -> Iterator[None]:
-    """Hydra looking at this recipe's nodes only; its process-wide store is put back after."""
-    store = ConfigStore.instance()
-    saved = store.repo
-    store.repo = dict(saved)
-    for name in nodes.options:
-        store.repo.pop(name, None)
-    try:
-        store.store(name="base", node=nodes.base)
-        store.store(name=PRIMARY, node=nodes.primary())
-        for group, options in nodes.options.items():
-            for name, node in options.items():
-                store.store(group=group, name=name, node=node)
-        with initialize_config_dir(str(nodes.folders()[0].resolve()), version_base="1.3"):
-            yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(errors.from_hydra(str(error))) from error
-    finally:
-        store.repo = saved
-
-
-def _load(overrides: list[str]) -> DictConfig:
-    search = f"hydra.searchpath=['file://{SHARED.resolve()}']"
-    return hydra_compose(PRIMARY, [search, *overrides], return_hydra_config=True)
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """Resolved nested dicts; what is still missing (``???``) is left out for pydantic to list."""
-    with open_dict(config):
-        del config["hydra"]
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return _without_missing(values)
-
-
-def _without_missing(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {k: _without_missing(v) for k, v in values.items() if v != "???"}
-    return values

@@ -103,9 +103,7 @@ def bad_pick(key: str, value: str, config: type) -> str | None:
 
 def bad_deletion(key: str, nodes: Nodes, values: dict[str, Any]) -> str | None:
     """``~key`` takes away entries of mappings and chosen parts, not settings."""
-    if "@" in key:
-        return None
-    *above, name = key.split(".")
+    *above, name = (key.partition("@")[2] or key).split(".")
     parent = locate(nodes.config, above, values) if above else None
     inside: Any = values
     for part in above:

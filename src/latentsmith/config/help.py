@@ -41,7 +41,8 @@ def rows(config: type, values: Any, prefix: str = "") -> Iterator[tuple[str, str
         if name == "kind":
             continue
         path = prefix + name
-        inside = values.get(name, MISSING) if isinstance(values, dict) else MISSING
+        absent = None if setting.default is None else MISSING
+        inside = values.get(name, absent) if isinstance(values, dict) else absent
         if setting.section is None and setting.registry is None:
             yield path, describe(setting.hint), inside, setting.help
             continue

@@ -22,6 +22,7 @@ class CardConfig:
     resamples: int = 200
     """Bootstrap replicates behind each interval."""
     seed: int = 0
+    """Seeds subsampling, bootstrap and path pairs."""
     neighbours: int = 10
     """k of mutual k-NN, trustworthiness, continuity and k-NN accuracy."""
     id_neighbours: int = 20
@@ -35,7 +36,9 @@ class CardConfig:
     midpoints: int = 2048
     """Samples behind the iFID-like distance (`ifd_<space>`)."""
     equivariance_images: int = 256
+    """Images behind each equivariance error."""
     transforms: list[Transform] = field(default_factory=lambda: list(TRANSFORMS))
+    """Image transforms whose equivariance error is measured."""
     batch_size: int = 64
     """Images per call of encode, decode and feature extractors; one value, since the last digits
     of features depend on it."""

@@ -1,0 +1,127 @@
+"""Composing the tree of settings: the only file that drives Hydra and OmegaConf."""
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from latentsmith.config import errors
+from latentsmith.config.nodes import SHARED, Choice, Nodes
+from latentsmith.errors import UserError
+
+PRIMARY = "latentsmith"
+"""Name of the generated config Hydra starts from."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What Hydra composed: the values, and every group's option."""
+
+    config: DictConfig
+    choices: dict[str, str | None]
+
+
+_TREES: dict[tuple[int, str, tuple[str, ...]], tuple[Nodes, Tree]] = {}
+"""Composed trees: one costs about 60 ms, and sweeps, tests and help ask for the same ones. The
+nodes are kept beside, so that their id stays theirs."""
+
+
+def compose_tree(nodes: Nodes, lines: Iterable[str]) -> Tree:
+    """The recipe's tree with these group overrides. It is shared: copy before changing it."""
+    return _compose(nodes, PRIMARY, nodes.primary(), tuple(lines))
+
+
+def option_alone(nodes: Nodes, choice: Choice) -> dict[str, Any]:
+    """What an option says of itself, with nothing merged over it."""
+    name = f"{choice.group}-{choice.option}"
+    config = _compose(nodes, name, {"defaults": [choice.entry()]}, ()).config
+    return OmegaConf.to_container(OmegaConf.select(config, choice.path))  # type: ignore[return-value]
+
+
+def _compose(nodes: Nodes, name: str, primary: dict[str, Any], lines: tuple[str, ...]) -> Tree:
+    key = (id(nodes), f"{name} {primary}", lines)
+    if key not in _TREES:
+        with translated(), _hydra(nodes, name, primary):
+            search = f"hydra.searchpath=['file://{SHARED.resolve()}']"
+            config = hydra_compose(name, [search, *lines], return_hydra_config=True)
+        known = config.hydra.runtime.choices
+        choices = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
+        with open_dict(config):
+            del config["hydra"]
+        _TREES[key] = nodes, Tree(config, choices)
+    return _TREES[key][1]
+
+
+@contextlib.contextmanager
+def _hydra(nodes: Nodes, name: str, primary: dict[str, Any]) -> Iterator[None]:
+    """Hydra looking at this recipe's nodes only; its process-wide store is put back after."""
+    store = ConfigStore.instance()
+    saved = store.repo
+    store.repo = {k: v for k, v in saved.items() if k not in nodes.options}
+    try:
+        store.store(name="base", node=nodes.base)
+        store.store(name=name, node=primary)
+        for group, options in nodes.options.items():
+            for option, node in options.items():
+                store.store(group=group, name=option, node=node)
+        with initialize_config_dir(str(nodes.folders()[0].resolve()), version_base="1.3"):
+            yield
+    finally:
+        store.repo = saved
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Hydra's and OmegaConf's complaints as UserError."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(errors.from_hydra(str(error))) from error
+
+
+def changeable(tree: Tree) -> DictConfig:
+    """A copy of the tree's values that takes new keys."""
+    config = copy.deepcopy(tree.config)
+    OmegaConf.set_struct(config, False)
+    return config
+
+
+def get(config: DictConfig, path: str) -> Any:
+    """The node at a dotted path; the root for ``""``; None where there is none."""
+    return OmegaConf.select(config, path) if path else config
+
+
+def put(config: DictConfig, path: str, value: Any) -> None:
+    """Set a value as Hydra would: dicts are merged, new keys are let in."""
+    with translated():
+        OmegaConf.update(config, path, value, merge=True, force_add=True)
+
+
+def remove(config: DictConfig, path: str) -> None:
+    """Take a key away; fine when it is not there."""
+    above, _, name = path.rpartition(".")
+    parent = get(config, above)
+    if isinstance(parent, DictConfig):
+        parent.pop(name, None)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Resolved nested dicts; what is still missing (``???``) is left out for pydantic to list."""
+    with translated():
+        values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return _without_missing(values)
+
+
+def _without_missing(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {k: _without_missing(v) for k, v in values.items() if v != "???"}
+    return values

@@ -1,0 +1,60 @@
+"""Every preset in the package composes and validates; found by walking the folders."""
+
+import pytest
+
+from latentsmith.config.compose import compose, nodes_of
+from latentsmith.config.fields import settings_of
+from latentsmith.config.saved import from_yaml, to_yaml
+from latentsmith.recipes.base import RECIPES
+from latentsmith.training.config import TrainConfig
+
+SCALES = {"smoke", "laptop", "paper"}
+
+
+def trained() -> list[str]:
+    """Recipes that train something, and so come in scales."""
+    return [
+        entry.name
+        for entry in RECIPES
+        if any(s.section is TrainConfig for s in settings_of(entry.config).values())
+    ]
+
+
+def presets() -> list[tuple[str, str]]:
+    """(recipe, ``group=preset``) of every preset file, and of every kind of every choice."""
+    found = []
+    for recipe in RECIPES.names():
+        nodes = nodes_of(recipe)
+        for group in [*nodes.registries, *nodes.global_groups()]:
+            found += [(recipe, f"{group}={name}") for name in nodes.presets_of(group)]
+    return found
+
+
+def kinds() -> list[tuple[str, str]]:
+    """(recipe, ``field=kind``) of every choice at the top of a recipe."""
+    return [
+        (recipe, f"{name}={entry.name}")
+        for recipe in trained()
+        for name, setting in settings_of(RECIPES[recipe].config).items()
+        if setting.registry is not None and not setting.mapping
+        for entry in setting.registry
+        if not any(s.required for s in settings_of(entry.config).values())
+    ]
+
+
+@pytest.mark.parametrize(("recipe", "word"), presets())
+def test_preset_composes_and_reloads(recipe, word):
+    config = compose(recipe, [word] if word.startswith("scale=") else ["scale=smoke", word])
+    assert from_yaml(to_yaml(config)) == config
+
+
+@pytest.mark.parametrize(("recipe", "word"), kinds())
+def test_every_kind_can_be_swapped_in_at_smoke_scale(recipe, word):
+    config = compose(recipe, ["scale=smoke", word])
+    name, kind = word.split("=")
+    assert getattr(config, name).kind == kind
+
+
+@pytest.mark.parametrize("recipe", trained())
+def test_every_recipe_has_the_three_scales(recipe):
+    assert set(nodes_of(recipe).presets_of("scale")) >= SCALES
