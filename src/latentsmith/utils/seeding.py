@@ -19,8 +19,16 @@ def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Ge
 
 
 def seed_globals(*parts: int | str) -> None:
-    """Seed the global generators of torch (all devices), NumPy and Python by ``parts``."""
+    """Seed the global generators of torch (every device in use), NumPy and Python by ``parts``.
+
+    Not by ``torch.manual_seed``: for each device library that is not in use it formats a stack
+    trace, a millisecond in every step.
+    """
     seed = stream_seed(*parts)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from toy_training import Adversarial, Denoiser, Source, config, records, tensors, toy_fit
+from toy_training import Adversarial, Denoiser, Source, Steep, config, records, tensors, toy_fit
 
 from latentsmith.errors import UserError
 from latentsmith.training.loop import compile_parts, fit
@@ -256,12 +256,6 @@ def test_low_precision_weights_are_refused(tmp_path):
 
 
 def test_fp16_overflow_is_the_scalers_business_not_the_budgets(tmp_path):
-    class Steep(Denoiser):
-        def forward(self, objective, batch, ctx):
-            parts = super().forward(objective, batch, ctx)
-            # Finite, but its gradient overflows float16 under the scaler's first scale of 65536.
-            return {"loss": parts["loss"] * 100}
-
     task = Steep()
     before = values(task.net)
     train(task, tmp_path, precision="fp16", nonfinite_budget=0, samples=160)
@@ -296,12 +290,13 @@ def test_skipped_steps_are_counted_across_a_resume_and_recorded_once(tmp_path):
         if start == 56:
             raise RuntimeError("crash")
 
+    # Samples 28, 30 and 29 come in the steps from 0, 48 and 56; the last checkpoint is at 48.
     with pytest.raises(RuntimeError, match="crash"):
-        toy_fit("denoiser", tmp_path, poison=(28, 5), on_batch=crash)  # 5 comes at 19 → step 16
+        toy_fit("denoiser", tmp_path, poison=(28, 30), on_batch=crash)
     with pytest.raises(UserError, match="3 steps of a budget of 2"):
-        toy_fit("denoiser", tmp_path, poison=(28, 5, 29), nonfinite_budget=2)
+        toy_fit("denoiser", tmp_path, poison=(28, 30, 29), nonfinite_budget=2)
     lines = (tmp_path / "nonfinite.jsonl").read_text().splitlines()
-    assert [json.loads(x)["samples"] for x in lines] == [0, 16, 56]
+    assert [json.loads(x)["samples"] for x in lines] == [0, 48, 56]
 
 
 def test_an_infinite_gradient_of_a_finite_loss_is_caught(tmp_path):
@@ -391,7 +386,7 @@ def test_compiled_parts_train_the_same_under_the_same_names(tmp_path, monkeypatc
         "latentsmith.training.loop.compile_parts", lambda task: compile_parts(task, backend=backend)
     )
     _, plain = toy_fit("plain", tmp_path / "a", ema=0.9)
-    task, compiled = toy_fit("plain", tmp_path / "b", ema=0.9, compile=True)
+    _, compiled = toy_fit("plain", tmp_path / "b", ema=0.9, compile=True)
     assert graphs
     assert compiled.last["main/loss"] == pytest.approx(plain.last["main/loss"], rel=1e-5)
     assert tensors(tmp_path / "a").keys() == tensors(tmp_path / "b").keys()
@@ -418,7 +413,7 @@ def test_nothing_to_compile_is_an_error(tmp_path):
 
 
 def test_batches_of_the_wrong_size_and_an_ending_source_are_named(tmp_path):
-    with pytest.raises(ValueError, match="gave 4 samples at 0 samples where train.batch_size 8"):
+    with pytest.raises(ValueError, match=r"gave 4 samples at 0 samples where train.batch_size 8"):
         train(Denoiser(), tmp_path / "a", Source(4))
 
     class Short(Source):

@@ -19,7 +19,7 @@ EVERYTHING = {"ema": 0.9, "micro_batch": 4, "warmup": 24, "log_every": 24}
         # Before the first checkpoint, right after one, and between two.
         ("adversarial", EVERYTHING, (8, 32, 56)),
         ("norm", {"precision": "bf16"}, (40,)),
-        ("denoiser", {"precision": "fp16", "clip": None}, (24,)),
+        ("steep", {"precision": "fp16", "clip": None}, (40,)),
     ],
 )
 def test_killed_at_several_steps_equals_uninterrupted(tmp_path, name, settings, deaths):
@@ -150,7 +150,7 @@ def test_all_checkpoints_corrupt_is_an_error_not_a_fresh_start(tmp_path):
     toy_fit("denoiser", tmp_path)
     for state in (tmp_path / "checkpoints").glob("*/state.json"):
         state.write_text("{")
-    with pytest.raises(UserError, match="every checkpoint in .* is corrupt"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* is corrupt"):
         toy_fit("denoiser", tmp_path)
 
 

@@ -92,6 +92,13 @@ class Denoiser(Task):
         return self.net(batch["x"]).reshape(-1, 1, 2, 3).sigmoid()
 
 
+class Steep(Denoiser):
+    """Finite, but its gradient overflows float16 under the loss scaler's first scale of 65536."""
+
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        return {"loss": super().forward(objective, batch, ctx)["loss"] * 100}
+
+
 class Adversarial(Task):
     """Two objectives on one batch; the discriminator joins at 16 samples."""
 
@@ -127,6 +134,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "denoiser": Denoiser,
     "plain": lambda: Denoiser(noise=False),
     "norm": lambda: Denoiser(norm=True),
+    "steep": Steep,
     "adversarial": Adversarial,
 }
 
