@@ -80,7 +80,8 @@ class _PairwiseDistances(torch.autograd.Function):
         with full_precision(points):
             grad = (grads[0] + grads[0].mT) / len(points)  # [1, B, B]
             if kept:
-                return _pull_back(points, *kept, grad)
+                x, d, near = kept
+                return _pull_back(points, x, d, near, grad)
             pulls = []
             for part in points.split(_sets(points)):
                 x = _centred(part)

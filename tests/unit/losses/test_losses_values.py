@@ -290,11 +290,11 @@ def test_batches_must_match():
 @pytest.mark.parametrize("config", [PearsonConfig(), SpearmanConfig()], ids=lambda c: c.kind)
 @pytest.mark.parametrize("side", ["latents", "references"])
 def test_collapse_gives_loss_one_and_gradient_zero(config, side):
-    z, r = draw(8, 6, dtype=torch.float32), draw(8, 3, seed=1, dtype=torch.float32)
+    z, r = draw(12, 6, dtype=torch.float32), draw(12, 3, seed=1, dtype=torch.float32)
     if side == "latents":
-        z = torch.eye(8)  # all distances √2 up to rounding
+        z = torch.eye(12)  # all distances √2 up to rounding
     else:
-        r = torch.eye(8)
+        r = torch.eye(12)
     with pytest.warns(CollapseWarning, match=f"distances between the {side} of a batch"):
         loss, grad = value_and_gradient(config, z, r)
     assert loss.item() == 1
