@@ -1,6 +1,7 @@
 """``latentsmith doctor``: what works on this machine, what is missing, and what to do about it."""
 
 import argparse
+import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -10,7 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from latentsmith.utils.needs import Need
 
 HELP = "say what works on this machine and what each recipe lacks"
 LOW_DISK_GIB = 5.0
@@ -166,33 +170,49 @@ def hub() -> Iterator[Finding]:
 
 
 def recipes(only: str | None) -> Iterator[Finding]:
-    """What each recipe, and each choice it offers, lacks. Raises UserError for an unknown one."""
-    from latentsmith.config.compose import nodes_of
+    """What each scale of each recipe lacks, then what each choice it offers lacks.
+
+    Raises UserError for an unknown recipe.
+    """
+    from latentsmith.config.compose import compose, nodes_of
+    from latentsmith.config.fields import settings_of
     from latentsmith.config.nodes import group_of
+    from latentsmith.errors import UserError
     from latentsmith.recipes.base import RECIPES
 
-    entries = list(RECIPES) if only is None else [RECIPES[only]]
-    seen: set[str] = set()
-    for entry in entries:
-        yield from _needs_of(entry.config, f"{entry.name}: its own needs", seen)
-        for registry in nodes_of(entry.name).registries.values():
-            group = group_of(registry)
-            for choice in registry:
-                yield from _needs_of(choice.config, f"{entry.name} {group}={choice.name}", seen)
+    names = RECIPES.names() if only is None else [RECIPES[only].name]
+    for recipe in names:
+        for scale in nodes_of(recipe).presets_of("scale"):
+            try:
+                config = compose(recipe, [f"scale={scale}"])
+            except UserError as error:
+                yield Finding("bad", str(error))
+            else:
+                yield from _judge(f"{recipe} scale={scale}", list(needs_of(config)))
+    registries = {g: r for name in names for g, r in nodes_of(name).registries.items()}
+    for registry in registries.values():
+        for entry in registry:
+            if not any(s.required for s in settings_of(entry.config).values()):
+                found = list(needs_of(entry.config()))
+                if found:
+                    yield from _judge(f"{group_of(registry)}={entry.name}", found)
 
 
-def _needs_of(config: type, label: str, seen: set[str]) -> Iterator[Finding]:
-    """Findings of one config class at its defaults; those that cannot be asked are passed over
-    (a choice with required settings has no defaults)."""
-    from latentsmith.config.fields import settings_of
+def needs_of(config: Any) -> "Iterator[Need]":
+    """The needs of a config and of everything configured inside it."""
+    if isinstance(config, dict):
+        for value in config.values():
+            yield from needs_of(value)
+    elif dataclasses.is_dataclass(config):
+        if hasattr(config, "needs"):
+            yield from config.needs()  # type: ignore[attr-defined]
+        for f in dataclasses.fields(config):
+            yield from needs_of(getattr(config, f.name))
 
-    if not hasattr(config, "needs") or label in seen:
-        return
-    seen.add(label)
-    if any(s.required for s in settings_of(config).values()):
-        return
-    lacking = [need for need in config().needs() if not need.ok]
+
+def _judge(label: str, needs: "list[Need]") -> Iterator[Finding]:
+    lacking = {need.what: need for need in needs if not need.ok}
     if not lacking:
-        yield Finding("ok", label)
-    for need in lacking:
+        yield Finding("ok", f"{label}: nothing missing")
+    for need in lacking.values():
         yield Finding("warn", f"{label}: no {need.what}: {need.how}")

@@ -192,7 +192,10 @@ def _pick(nodes: Nodes, given: list[Given]) -> tuple[list[str], list[Choice]]:
     lines: list[str] = []
     swapped: list[Choice] = []
     for depth in sorted(set(depths.values())):
-        known = tree.compose_tree(nodes, lines).choices
+        if depth >= 0 or any(c.option is None for c in picks):
+            known = tree.compose_tree(nodes, lines).choices
+        else:  # preset groups are always in the list: save the composing
+            known = dict.fromkeys(nodes.global_groups())
         for choice in {c.key: c for c in picks if depths[c] == depth}.values():
             if choice.option is not None:
                 lines.append(f"{'' if choice.key in known else '+'}{choice.key}={choice.option}")

@@ -1,0 +1,115 @@
+"""Parsing a line, running its verb, and answering mistakes."""
+
+import argparse
+import difflib
+import importlib
+import os
+import pkgutil
+import shlex
+import sys
+from typing import Any, NoReturn
+
+import latentsmith
+from latentsmith.errors import UserError, nearest
+
+PACKAGE = "latentsmith.cli"
+ORDER = ["run", "train", "sweep", "measure", "report", "list", "data", "doctor"]
+"""How ``--help`` lists the verbs; others follow."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are `UserError`, so that all messages look alike."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError with the usage line."""
+        raise UserError(f"{message}\n{self.format_usage().strip()}")
+
+
+def verbs() -> list[str]:
+    """Names of all verbs."""
+    package = importlib.import_module(PACKAGE)
+    names = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+    return sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0, 1 (the verb's own failure), 2 (a mistake in what
+    was asked, printed without traceback) or 130 (interrupted)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    try:
+        args = parse(argv)
+        from latentsmith.cli import _logs
+
+        _logs.setup(debug=debug)
+        return args.run(args) or 0
+    except UserError as error:
+        if debug:
+            raise
+        print(f"latentsmith: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop, argv)
+    except BrokenPipeError:  # `latentsmith list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The parsed line. Raises UserError for an unknown verb, option or stray word."""
+    known = verbs()
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in known:
+        raise UserError(f"no verb {verb!r}. {nearest(verb, known)}")
+    parser = Parser(
+        prog="latentsmith",
+        description="Build, align, measure and generate with the latent spaces of generative "
+        "models.",
+        epilog="latentsmith VERB --help explains a verb. --debug shows tracebacks.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"latentsmith {latentsmith.__version__}"
+    )
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name in known if verb is None else [verb]:
+        importlib.import_module(f"{PACKAGE}.{name}").add(subparsers)
+    args, rest = parser.parse_known_args(argv)
+    _take_rest(args, rest, subparsers.choices[verb] if verb else parser)
+    return args
+
+
+def _take_rest(args: argparse.Namespace, rest: list[str], parser: argparse.ArgumentParser) -> None:
+    """argparse gives up on ``key=value`` words after an option: take those too (as ``overrides``,
+    or ``settings`` where a verb calls them so), and refuse the rest."""
+    words = next((name for name in ("overrides", "settings") if hasattr(args, name)), None)
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        flag = flags[0].partition("=")[0]
+        options = [o for o in parser._option_string_actions if o.startswith("--")]
+        close = difflib.get_close_matches(flag, options, n=1, cutoff=0.7)
+        if close:
+            raise UserError(f"{flag}: no such option. Did you mean {close[0]}?")
+        if words is not None:
+            raise UserError(
+                f"{flag}: no such option. Settings are written key=value without dashes: "
+                f"{flag.lstrip('-')}=VALUE"
+            )
+        raise UserError(f"{flag}: no such option. Options: {', '.join(options)}.")
+    if rest and words is None:
+        raise UserError(f"do not know what to do with: {shlex.join(rest)}")
+    if rest and words is not None:
+        setattr(args, words, [*getattr(args, words), *rest])
+
+
+def _interrupted(stop: KeyboardInterrupt, argv: list[str]) -> int:
+    message = str(stop) or "interrupted"
+    print(f"\nlatentsmith: {message}", file=sys.stderr)
+    if argv and argv[0] in ("run", "train", "sweep"):
+        again = shlex.join(["latentsmith", *(word for word in argv if word != "--fresh")])
+        print(f"The same command goes on where this stopped:\n  {again}", file=sys.stderr)
+    return int(getattr(stop, "exit_code", 130))
