@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIMEOUT = 120
+TIMEOUT = 400
 """Seconds until processes that do not finish are killed and the test fails."""
 
 

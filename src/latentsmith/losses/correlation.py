@@ -77,7 +77,7 @@ class _CorrelationLoss(torch.autograd.Function):
         mean_d, mean_r, of_a, of_b = numbers
         of_a, of_b = of_a * grads[0], of_b * grads[0]
         grad = torch.empty_like(d)  # its diagonal means nothing: d_ii has no gradient
-        for start, (dd, rr, out) in _row_blocks(d, r, grad):
+        for _, (dd, rr, out) in _row_blocks(d, r, grad):
             a, b = dd.double() - mean_d, rr.double() - mean_r
             out.copy_(a.mul_(of_a).add_(b.mul_(of_b)))
         return grad, None

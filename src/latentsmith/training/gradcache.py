@@ -127,7 +127,9 @@ def cache_gradients(
     finally:
         torch.set_autocast_cache_enabled(cached)
     with torch.enable_grad():
-        joined = torch.cat(latents).requires_grad_()
+        joined = torch.cat(latents)
+        # gradients in at least float32 even where autocast made the latents half
+        joined = joined.to(torch.promote_types(joined.dtype, torch.float32)).requires_grad_()
         value = loss(joined)
         (gradient,) = torch.autograd.grad(value, joined)
     parts = gradient.split([len(z) for z in latents])

@@ -169,6 +169,23 @@ def test_an_encoding_that_differs_is_refused():
         cache.surrogate(cache.latents[0][:7], 0)
 
 
+def test_gradients_of_half_precision_latents_are_float32():
+    parts = split(*batch(torch.float32), 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = cache_gradients(
+            parts,
+            lambda micro, ctx: Encoder()(micro["image"]).bfloat16(),
+            lambda z: z.square().mean(),
+            context(4),
+        )
+        latents = cache.latents[0].clone().requires_grad_()
+        cache.surrogate(latents, 0).backward()
+    assert cache.latents[0].dtype == torch.bfloat16
+    assert cache.gradients[0].dtype == torch.float32
+    assert latents.grad is not None
+    torch.testing.assert_close(latents.grad, (4 * cache.gradients[0]).bfloat16())
+
+
 def test_both_passes_inside_one_autocast():
     """Autocast keeps cast weights; those made without graph would leave weights ungraded."""
     loss = LOSSES["pearson"].config().build()
