@@ -1,35 +1,35 @@
-"""The one training loop. It knows precision, accumulation, processes and files; no recipe."""
+"""The one training loop: from a folder's state to a trained task. It knows no recipe.
+
+Here: start, resume, cadences, the end. One step is in `engine`, what a checkpoint holds in `state`.
+"""
 
 import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from latentsmith.errors import UserError
 from latentsmith.training import checkpoint
-from latentsmith.training.batches import BatchSource, shard, split, to_device
+from latentsmith.training.batches import BatchSource, shard, to_device
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.ema import EMA
+from latentsmith.training.engine import Engine
 from latentsmith.training.guard import Guard
-from latentsmith.training.parts import check_objectives, saved_buffers, trainable, training_mode
+from latentsmith.training.parts import check_objectives, saved_buffers, trainable
 from latentsmith.training.preflight import check_disk, summary
 from latentsmith.training.reporter import Reporter
 from latentsmith.training.state import TrainState, check_conditions, conditions
 from latentsmith.training.stepper import Stepper
 from latentsmith.training.stopping import Interrupted, StopFlag, stop_on_signal
-from latentsmith.training.task import Batch, StepContext, Task
+from latentsmith.training.task import Batch, Task
 from latentsmith.training.team import Team
 from latentsmith.training.trackers import check_trackers, read_metrics, truncate_records
 from latentsmith.utils.memory import keep_heap
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,6 @@ def fit(
     return loop.result()
 
 
-class _Forward(nn.Module):
-    """What DDP wraps. Only ``"loss"`` keeps its graph: DDP waits for the gradient of every
-    parameter that any output can reach, and nobody differentiates the other parts."""
-
-    def __init__(self, task: Task):
-        super().__init__()
-        self.task = task
-
-    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
-        parts = self.task(objective, batch, ctx)
-        return {n: v if n == "loss" else v.detach() for n, v in parts.items()}
-
-
 class Loop:
     """One training in progress; `fit` is the way in."""
 
@@ -104,7 +91,6 @@ class Loop:
     ):
         self.task, self.cfg, self.folder, self.team = task.to(team.device), cfg, folder, team
         self.root = folder / "checkpoints"
-        self.micros = cfg.micros(team.world_size)
         self.objectives = check_objectives(task)
         params, buffers = trainable(task), saved_buffers(task)
         floats = [b for b in buffers.values() if b.is_floating_point()]
@@ -115,15 +101,11 @@ class Loop:
             ema=EMA(params, cfg.ema) if cfg.ema else None,
             guard=Guard(folder / "nonfinite.jsonl", cfg.nonfinite_budget, floats),
         )
-        self.forward: nn.Module = _Forward(task)
         self.report = Reporter(folder, team)
-        self._reached: set[str] = set()
-        self._graphs = compiled_graphs() if cfg.compile else 0
+        self.engine = Engine(task, cfg, team, self.state, self.report.say)
         self.val_batch = None
         if val_batch is not None:
             self.val_batch = to_device(shard(val_batch, team.rank, team.world_size), team.device)
-
-    # ---- the whole ---------------------------------------------------------------------------
 
     def resume(self, now: dict[str, Any]) -> None:
         """Load the newest valid checkpoint, if any, made under the conditions ``now``."""
@@ -146,10 +128,7 @@ class Loop:
         """Go on to the end, or to an interruption."""
         state, cfg = self.state, self.cfg
         self.team.on_main(self._preflight)
-        if cfg.compile:
-            compile_parts(self.task)
-        self.forward = self.team.wrap(self.forward)
-        training_mode(self.task)
+        self.engine.prepare()
         stream = batches.iterate(state.samples)
         earlier, began = state.seconds, time.monotonic()
         with stop_on_signal() as stop, self.report.open(cfg, state):
@@ -158,13 +137,13 @@ class Loop:
                     with self.report.pause():
                         self.validate()
                 while state.samples < cfg.samples:
-                    stopping = self.step(self._next(stream), stop)
+                    stopping = self.engine.step(self._next(stream), stop)
                     state.seconds = earlier + time.monotonic() - began
                     self._cadence(stopping)
                     if stopping and state.samples < cfg.samples:
                         raise self._interruption(stop)
             finally:
-                self._enable(list(state.params.values()))
+                self.engine.enable(list(state.params.values()))
                 if isinstance(stream, Generator):
                     stream.close()  # ends its worker processes
 
@@ -227,90 +206,6 @@ class Loop:
             )
         return to_device(batch, self.team.device)
 
-    # ---- one step ----------------------------------------------------------------------------
-
-    def step(self, batch: Batch, stop: StopFlag) -> bool:
-        """Every objective due, once, on one batch. Returns whether any process wants to stop."""
-        state = self.state
-        micros = split(batch, self.micros)
-        stopping, moved = False, False
-        for stepper in state.steppers:
-            if state.samples >= stepper.starts_at:
-                skipped, asked = self._optimize(stepper, batch, micros, stop)
-                stopping, moved = stopping or asked, moved or not skipped
-        if state.ema is not None and moved:
-            state.ema.update()
-        state.samples += self.cfg.batch_size
-        return stopping
-
-    def _optimize(
-        self, stepper: Stepper, batch: Batch, micros: list[Batch], stop: StopFlag
-    ) -> tuple[bool, bool]:
-        """One optimiser step; returns (skipped, asked to stop)."""
-        state = self.state
-        if len(state.steppers) > 1:
-            self._enable(stepper.params)
-        stepper.zero_grad()
-        state.guard.before()
-        parts = self._backward(stepper, micros)
-        losses, norm = torch.stack([p["loss"] for p in parts]), stepper.clip()
-        values = torch.stack((losses.sum() / len(micros), norm))
-        # The one wait for the device in a step: whether to step must be known before stepping.
-        bad_loss, bad_norm, stopping = self.team.any(~torch.isfinite(values), bool(stop))
-        overflow = bad_norm and not bad_loss and stepper.overflow_is_normal()
-        skip = bad_loss or bad_norm
-        stepper.finish(state.samples, skip=skip)
-        if skip and not overflow:
-            loss_value, norm_value = values.tolist()
-            shown = {"loss": loss_value, "gradient norm": norm_value}
-            state.guard.skipped(stepper.name, batch, state.samples, self.team.rank, shown)
-        if not skip:
-            for part in parts:
-                for name, value in part.items():
-                    state.meter.add(f"{stepper.name}/{name}", value, 1 / len(micros))
-            state.meter.add(f"{stepper.name}/grad_norm", norm)
-        return skip, stopping
-
-    def _backward(self, stepper: Stepper, micros: list[Batch]) -> list[dict[str, Tensor]]:
-        """Gradients of the mean loss over micro-batches; returns each one's detached parts."""
-        name, collected = stepper.name, []
-        if len(micros) > 1:
-            ctx = self._context(0)
-            ctx.seed_globals(name)
-            with self._autocast():
-                self.task.look_ahead(name, micros, ctx)
-        for i, micro in enumerate(micros):
-            ctx = self._context(i)
-            ctx.seed_globals(name)
-            # DDP adds gradients up locally and averages over processes once, at the last one.
-            with self._no_sync() if i + 1 < len(micros) else nullcontext():
-                with self._autocast():
-                    parts = self.forward(name, micro, ctx)
-                if not parts["loss"].requires_grad:
-                    raise ValueError(
-                        f"the loss of objective {name!r} depends on none of its parameters"
-                    )
-                stepper.backward(parts["loss"] / len(micros))
-            collected.append({n: v.detach().float() for n, v in parts.items()})
-        if stepper.name not in self._reached:
-            self._reached.add(stepper.name)
-            self._look_back(stepper)
-        return collected
-
-    def _look_back(self, stepper: Stepper) -> None:
-        """After an objective's first backward pass: say what it was meant to reach and did not."""
-        if unreached := stepper.without_gradient(self.state.names):
-            shown = f"{', '.join(unreached[:5])}{' …' if len(unreached) > 5 else ''}"
-            self.report.say(
-                f"WARNING: {len(unreached)} parameters of objective {stepper.name!r} get no "
-                f"gradient: {shown}"
-            )
-        if self.cfg.compile and compiled_graphs() == self._graphs:
-            self.report.say(
-                "WARNING: train.compile is on, but nothing has been compiled: the task's "
-                "compile_targets() are not called, or are plain containers of torch.nn"
-            )
-
     @torch.no_grad()
     def validate(self) -> None:
         """Score the held-out batch and draw samples: averaged weights if any, fixed noise."""
@@ -326,56 +221,7 @@ class Loop:
         self.report.validation(state, dict(zip(parts, means.tolist(), strict=True)), images)
 
     def _score(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
-        ctx = self._context(0, validation=True)
+        ctx = self.engine.context(0, validation=True)
         ctx.seed_globals("validation")
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.engine.autocast():
             return self.task.validate(batch, ctx), self.task.sample_grid(batch, ctx)
-
-    # ---- small things ------------------------------------------------------------------------
-
-    def _context(self, micro: int, *, validation: bool = False) -> StepContext:
-        return StepContext(
-            samples_seen=self.state.samples,
-            total_samples=self.cfg.samples,
-            seed=self.cfg.seed,
-            rank=self.team.rank,
-            world_size=self.team.world_size,
-            micro=micro,
-            micros=1 if validation else self.micros,
-            device=self.team.device,
-            fixed_noise=validation,
-        )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = AUTOCAST.get(self.cfg.precision)
-        return torch.autocast(self.team.device.type, dtype) if dtype else nullcontext()
-
-    def _no_sync(self) -> AbstractContextManager[Any]:
-        wrapped = self.forward
-        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
-
-    def _enable(self, params: list[nn.Parameter]) -> None:
-        """Only ``params`` take gradients: a generator's loss goes *through* the discriminator
-        without leaving gradients in it."""
-        wanted = set(params)
-        for param in self.state.params.values():
-            param.requires_grad_(param in wanted)
-
-
-def compile_parts(task: Task, **options: Any) -> None:
-    """torch.compile the task's `compile_targets` in place: no wrapper, no ``_orig_mod.`` names."""
-    targets = task.compile_targets()
-    if not targets:
-        raise UserError(
-            f"train.compile is on, but {type(task).__name__} names nothing to compile: set it to "
-            f"false"
-        )
-    for module in targets:
-        module.compile(**options)
-
-
-def compiled_graphs() -> int:
-    """How many graphs torch.compile has made in this process."""
-    from torch._dynamo.utils import counters
-
-    return counters["stats"]["unique_graphs"]

@@ -10,7 +10,8 @@ from torch import nn
 from toy_training import Adversarial, Denoiser, Source, Steep, config, records, tensors, toy_fit
 
 from latentsmith.errors import UserError
-from latentsmith.training.loop import compile_parts, fit
+from latentsmith.training.compiling import compile_parts
+from latentsmith.training.loop import fit
 from latentsmith.training.parts import saved_buffers, trainable, training_mode
 from latentsmith.training.task import Objective, StepContext, Task
 
@@ -383,7 +384,8 @@ def test_compiled_parts_train_the_same_under_the_same_names(tmp_path, monkeypatc
         return graph.forward
 
     monkeypatch.setattr(
-        "latentsmith.training.loop.compile_parts", lambda task: compile_parts(task, backend=backend)
+        "latentsmith.training.engine.compile_parts",
+        lambda task: compile_parts(task, backend=backend),
     )
     _, plain = toy_fit("plain", tmp_path / "a", ema=0.9)
     _, compiled = toy_fit("plain", tmp_path / "b", ema=0.9, compile=True)
