@@ -28,7 +28,7 @@ class ReferenceSpaces:
 
     Args:
         configs: reference name → encoder.
-        transform: how images are seen; its random parts are left out (`TransformConfig.deterministic`).
+        transform: how images are seen, without its random parts (`TransformConfig.deterministic`).
         fit_on: images that spaces which must be fitted (pixel PCA) learn from.
         team: this process among those of the run; gives the device.
         batch_size: images per forward pass.
@@ -68,11 +68,11 @@ class ReferenceSpaces:
         return Loader(dataset, self.transform, batch_size=self.batch_size, seed=0, shuffle=False)
 
     def vectors(self, dataset: Dataset) -> dict[str, Tensor]:
-        """Reference name → points float32 [N, D] in dataset order, from the cache or computed (by
-        the main process; the others then read its file). Rows of unreadable images are NaN."""
-        if self.team.world_size > 1:
-            self.team.on_main(lambda: self._all(dataset) and None)
-        return {name: self._place(name, rows) for name, rows in self._all(dataset).items()}
+        """Reference name → points float32 [N, D] in dataset order, from the cache or computed.
+
+        No collective: with several processes let the main one fill the cache first. Rows of
+        unreadable images are NaN."""
+        return {name: self._place(name, self._one(name, dataset)) for name in self.encoders}
 
     @torch.no_grad()
     def locate(self, name: str, images: Tensor) -> Tensor:
@@ -105,10 +105,6 @@ class ReferenceSpaces:
             std = rows.std(0).clamp_min(1e-6 * float(rows.std()))
             self._known_moments[name] = (rows.mean(0).float(), std.float())
         return self._known_moments[name]
-
-    def _all(self, dataset: Dataset) -> dict[str, Tensor]:
-        """Raw vectors."""
-        return {name: self._one(name, dataset) for name in self.encoders}
 
     def _one(self, name: str, dataset: Dataset) -> Tensor:
         with Counter(f"references {name} of {dataset.name}", len(dataset)) as count:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from latentsmith.training.task import Batch
 
@@ -27,33 +28,35 @@ class BatchSource(Protocol):
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Tensors on ``device``; everything else as it is."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
+    return tree_map_only(Tensor, lambda value: value.to(device, non_blocking=True), batch)
+
+
+def rows(batch: Batch, part: slice) -> Batch:
+    """Some samples of a batch of B: every tensor [B, …] and sequence of length B is cut, also
+    inside a dict (a sample's factors).
+
+    Raises ValueError for anything else: a value that is not per sample has no place in a batch.
+    """
+    return _rows(batch, part, len(batch["index"]), "batch")
+
+
+def _rows(value: Any, part: slice, total: int, where: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _rows(v, part, total, f"{where}[{k!r}]") for k, v in value.items()}
+    scalar = not hasattr(value, "__len__") or (isinstance(value, Tensor) and value.ndim == 0)
+    if scalar or len(value) != total:
+        raise ValueError(
+            f"{where} has no length {total} like batch['index'], so the batch cannot be cut"
+        )
+    return value[part]
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """Cut a batch of B samples into ``parts`` batches of B / parts, in order.
-
-    Every tensor [B, …] and sequence of length B is cut. Raises ValueError for anything else: a
-    value that is not per sample has no place in a batch.
-    """
+    """Cut a batch of B samples into ``parts`` batches of B / parts, in order. Raises as `rows`."""
     if parts == 1:
         return [batch]
-    total = len(batch["index"])
-    size = total // parts
-    for key, value in batch.items():
-        scalar = not hasattr(value, "__len__") or (isinstance(value, Tensor) and value.ndim == 0)
-        if scalar or len(value) != total:
-            raise ValueError(
-                f"batch[{key!r}] has no length {total} like batch['index'], so it cannot be cut "
-                f"into {parts} micro-batches"
-            )
-    return [
-        {key: value[i * size : (i + 1) * size] for key, value in batch.items()}
-        for i in range(parts)
-    ]
+    size = len(batch["index"]) // parts
+    return [rows(batch, slice(i * size, (i + 1) * size)) for i in range(parts)]
 
 
 def shard(batch: Batch, rank: int, world_size: int) -> Batch:
@@ -64,4 +67,4 @@ def shard(batch: Batch, rank: int, world_size: int) -> Batch:
     size = total // world_size
     if size == 0:
         raise ValueError(f"a batch of {total} samples cannot be spread over {world_size} processes")
-    return {key: value[rank * size : (rank + 1) * size] for key, value in batch.items()}
+    return rows(batch, slice(rank * size, (rank + 1) * size))

@@ -69,15 +69,19 @@ class Pipeline:
     def references(self, run: Run) -> None:
         """Fill the cache (a random transform leaves only the held-out and probe images to it)."""
         inputs = self.inputs
-        if inputs.online:
-            log.info("references: computed online, the training transform is random")
-        else:
-            log.info("references: cached, the training transform is deterministic")
-            inputs.spaces.vectors(inputs.train)
-        inputs.spaces.vectors(inputs.val)
-        run.note("references", {n: e.fingerprint() for n, e in inputs.spaces.encoders.items()})
-        run.note("data", {d.name: self._origin(d) for d in (inputs.train, inputs.val)})
-        run.mark_done("references")
+
+        def fill() -> None:
+            if inputs.online:
+                log.info("references: computed online, the training transform is random")
+            else:
+                log.info("references: cached, the training transform is deterministic")
+                inputs.spaces.vectors(inputs.train)
+            inputs.spaces.vectors(inputs.val)
+            run.note("references", inputs.spaces.describe())
+            run.note("data", {d.name: self._origin(d) for d in (inputs.train, inputs.val)})
+            run.mark_done("references")
+
+        self.team.on_main(fill)
 
     @staticmethod
     def _origin(dataset: Any) -> dict[str, Any]:
@@ -99,6 +103,10 @@ class Pipeline:
         pairs = self.cfg.loss.kind != "none" and self.cfg.loss.weight > 0
         self._train(run, REGULARIZED, self.cfg.finetune, self._start(run), pairs=pairs)
 
+    def _done(self, run: Run, stage: str) -> bool:
+        """Asked of the main process alone, so that all processes go the same way."""
+        return self.team.on_main(lambda: run.stage_done(stage))
+
     def _start(self, run: Run) -> KLAutoencoder:
         """A fresh copy of what both arms start from."""
         if self.cfg.pretrain is None:
@@ -115,7 +123,7 @@ class Pipeline:
         self, run: Run, name: str, train: TrainConfig, autoencoder: KLAutoencoder, *, pairs: bool
     ) -> None:
         stage = "pretrain" if name == START else name
-        if run.stage_done(stage):
+        if self._done(run, stage):
             return
         train = replace(train, seed=train.seed + self.cfg.seed)
         task = self._task(autoencoder, pairs=pairs)
@@ -186,7 +194,7 @@ class Pipeline:
 
     def measure(self, run: Run) -> None:
         """Measure both arms; on the main process, from the saved models alone."""
-        if run.stage_done("measure"):
+        if self._done(run, "measure"):
             return
 
         def work() -> None:
