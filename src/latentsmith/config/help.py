@@ -28,7 +28,7 @@ def settings_help(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> s
         if names:
             lines += ["", f"{group}=  one of: {', '.join(names)}", f"{TAB}Preset."]
     for path, kind, default, text in rows(nodes.config, values):
-        shown = "required" if default is MISSING else _show(default)
+        shown = "required" if default is MISSING else show(default)
         lines += ["", f"{path}={shown}  ({kind})"]
         if text:
             lines.append(textwrap.fill(text, 96, initial_indent=TAB, subsequent_indent=TAB))
@@ -109,15 +109,15 @@ def _constraints(metadata: list[Any]) -> Iterator[str]:
                     yield f"{sign} {limit}"
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
     """A value as it would be typed."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{','.join(_show(v) for v in value)}]"
+        return f"[{','.join(show(v) for v in value)}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{k}: {_show(v)}' for k, v in value.items())}}}"
+        return f"{{{','.join(f'{k}: {show(v)}' for k, v in value.items())}}}"
     text = str(value)
     return repr(text) if re.search(r"[\s,{}\[\]]", text) else text

