@@ -74,6 +74,10 @@ class ReferenceSpaces:
         unreadable images are NaN."""
         return {name: self._place(name, self._one(name, dataset)) for name in self.encoders}
 
+    def raw_vectors(self, name: str, dataset: Dataset) -> Tensor:
+        """One encoder's vectors [N, D] before ``scale``, cached like points."""
+        return self._one(name, dataset)
+
     @torch.no_grad()
     def locate(self, name: str, images: Tensor) -> Tensor:
         """Points [B, D] of images [B, C, H, W] in [0, 1] in one space, computed now."""

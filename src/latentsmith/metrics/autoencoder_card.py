@@ -22,6 +22,7 @@ def measure_autoencoder(
     spaces: ReferenceSpaces,
     *,
     probe: Dataset | None = None,
+    controls: bool = True,
     lpips: LPIPS | None = None,
     cfg: CardConfig | None = None,
     ema: bool | None = None,
@@ -34,6 +35,7 @@ def measure_autoencoder(
         val: held-out images that are measured, all of them (a few thousand).
         spaces: reference spaces; those of networks also serve as feature spaces.
         probe: labelled training images for the linear probe; None or unlabelled: see `CardData`.
+        controls: also probe raw pixels and their PCA, the same for every autoencoder.
         lpips: as a metric; None leaves it out.
         ema, detail: for the stamps.
     """
@@ -42,7 +44,7 @@ def measure_autoencoder(
     return latent_card(
         lambda images: autoencoder.encode(images.to(device)).mode(),
         lambda latents: autoencoder.decode(latents.to(device)).clamp(0, 1),
-        _card_data(val, probe, spaces),
+        _card_data(val, probe, spaces, controls),
         _feature_spaces(spaces),
         stamp=Stamp(
             data=val.name,
@@ -60,7 +62,9 @@ def measure_autoencoder(
     )
 
 
-def _card_data(val: Dataset, probe: Dataset | None, spaces: ReferenceSpaces) -> CardData:
+def _card_data(
+    val: Dataset, probe: Dataset | None, spaces: ReferenceSpaces, controls: bool
+) -> CardData:
     """Held-out images with their references; training images for the probe where labels exist."""
     held = _gather(val, spaces)
     train = _gather(probe, spaces) if probe is not None and "label" in held else {}
@@ -71,6 +75,12 @@ def _card_data(val: Dataset, probe: Dataset | None, spaces: ReferenceSpaces) -> 
         labels=held.get("label"),
         train_images=train.get("image"),
         train_labels=train.get("label"),
+        features={
+            e.name: spaces.raw_vectors(name, val)[rows]
+            for name, e in spaces.encoders.items()
+            if not isinstance(e, PixelPCA)
+        },
+        controls=controls,
     )
 
 

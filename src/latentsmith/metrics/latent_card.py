@@ -5,7 +5,7 @@ usable alone: `measure_geometry`, `measure_statistics`, `measure_probes`, `measu
 `measure_equivariance`, `measure_smoothness` (`measure_path_length`, `measure_ifid`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class CardData:
         labels: class labels int [N], or None.
         train_images, train_labels: where probes are fitted; None = the first half of ``images``
             (the other half is then the test).
+        features: extractor name → features of ``images`` [N, D] where they are already known.
+        controls: also probe raw pixels and their PCA; they are the same for every autoencoder on
+            the same images.
     """
 
     images: Tensor
@@ -44,6 +47,8 @@ class CardData:
     labels: Tensor | None = None
     train_images: Tensor | None = None
     train_labels: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
+    controls: bool = True
 
 
 def latent_card(
@@ -82,7 +87,12 @@ def latent_card(
     card = measure_geometry(latents, data.references, data.labels, stamp=stamp, cfg=cfg)
     if data.labels is not None:
         card.extend(_probes(encode, latents, data, stamp, cfg))
-    real = {name: in_batches(f, images, cfg.batch_size) for name, f in extractors.items()}
+    real = {
+        name: data.features[name]
+        if name in data.features
+        else in_batches(f, images, cfg.batch_size)
+        for name, f in extractors.items()
+    }
     made = {name: in_batches(f, recon, cfg.batch_size) for name, f in extractors.items()}
     perceptual = {}
     if distance is not None:
@@ -136,6 +146,10 @@ def _probes(
     """Probes on latents with the controls raw pixels and pixel PCA of the latents' width."""
     images, labels = data.images, data.labels
     assert labels is not None
+    if not data.controls and data.train_images is not None and data.train_labels is not None:
+        train = {"latents": in_batches(encode, data.train_images, cfg.batch_size)}
+        test = {"latents": latents}
+        return measure_probes(train, data.train_labels, test, labels, stamp=stamp, cfg=cfg)
     if data.train_images is not None:
         if data.train_labels is None:
             raise UserError("train_images come without train_labels; give both or neither.")

@@ -211,6 +211,7 @@ class Pipeline:
             self.inputs.val,
             self.inputs.spaces,
             probe=self.inputs.probe,
+            controls=arm == BASELINE,  # of pixels: the same for both arms
             lpips=metric_lpips(perceptual.net, perceptual.trunk, required=perceptual.weight > 0),
             cfg=cfg.evaluate.card,
             ema=cfg.finetune.ema is not None,
