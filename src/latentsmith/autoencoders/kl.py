@@ -124,7 +124,8 @@ class KLAutoencoderConfig:
 
         where = f"{self.source}/{self.subfolder}" if self.subfolder else self.source
         try:
-            model, info = AutoencoderKL.from_pretrained(
+            load: Any = AutoencoderKL.from_pretrained  # typed without output_loading_info
+            model, info = load(
                 self.source,
                 subfolder=self.subfolder,
                 torch_dtype=torch.float32,
