@@ -1,9 +1,10 @@
 """A number that says how it was made."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 import latentsmith
 
@@ -48,10 +49,16 @@ class Measurement:
     """What chance or the trivial method gives (a permutation, a pixel probe)."""
     metric: str = ""
     """The registered metric (`METRICS`) this is a value of; `name` may add a space to it."""
+    draws: Tensor | None = field(default=None, repr=False, compare=False)
+    """Resampled values [R] behind ``interval``. The draws of two models measured on the same
+    samples with the same seed are paired: their difference has its own interval, see
+    `latentsmith.metrics.card.joint_difference`. Not part of `to_json`."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
-        return asdict(self)
+        value = asdict(replace(self, draws=None))
+        del value["draws"]
+        return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Measurement":

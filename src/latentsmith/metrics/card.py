@@ -10,6 +10,7 @@ from latentsmith.config.schema import schema
 from latentsmith.errors import UserError
 from latentsmith.metrics.base import Measurement, Stamp
 from latentsmith.metrics.equivariance import TRANSFORMS, Transform
+from latentsmith.metrics.intervals import percentiles
 from latentsmith.metrics.registry import METRICS
 
 
@@ -102,3 +103,24 @@ class LatentCard:
             "measurements": [m.to_json() for m in self.measurements],
             "not_measured": self.not_measured,
         }
+
+
+def joint_difference(
+    card: LatentCard, baseline: LatentCard, name: str
+) -> tuple[float, float] | None:
+    """95 % interval of ``name``'s value on ``card`` minus that on ``baseline``.
+
+    Both cards resample the same samples in the same order (bootstrap weights are a function of
+    count and seed alone), so what the samples themselves add to both values cancels: much sharper
+    than two separate intervals. None when a value has no draws or the protocols differ.
+    """
+    a, b = card.get(name), baseline.get(name)
+    if a is None or b is None or a.draws is None or b.draws is None:
+        return None
+    same = (a.stamp.data, a.stamp.count, a.stamp.seed, len(a.draws)) == (
+        b.stamp.data,
+        b.stamp.count,
+        b.stamp.seed,
+        len(b.draws),
+    )
+    return percentiles(a.draws - b.draws) if same else None

@@ -1,6 +1,7 @@
-"""A latent card on disk: ``<path>.json`` (numbers) and ``<path>.safetensors`` (figures)."""
+"""A latent card on disk: ``<path>.json`` (numbers) and ``<path>.safetensors`` (figures, draws)."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,10 +12,13 @@ from latentsmith.metrics.base import Measurement
 from latentsmith.metrics.card import LatentCard
 from latentsmith.utils.files import atomic_path, write_json
 
+_DRAWS = "draws/"
+
 
 def save_card(card: LatentCard, path: Path) -> None:
     """Write both files, the numbers last: where they stand, the figures do too."""
     figures = {name: value.contiguous() for name, value in card.figures.items()}
+    figures |= {_DRAWS + m.name: m.draws.contiguous() for m in card if m.draws is not None}
     with atomic_path(path.with_suffix(".safetensors")) as tmp:
         save_file(figures, tmp)
     write_json(path.with_suffix(".json"), card.to_json())
@@ -25,10 +29,12 @@ def load_card(path: Path) -> LatentCard:
     numbers = path.with_suffix(".json")
     try:
         value = json.loads(numbers.read_text())
+        tensors = load_file(path.with_suffix(".safetensors"))
+        measurements = [Measurement.from_json(m) for m in value["measurements"]]
         return LatentCard(
-            [Measurement.from_json(m) for m in value["measurements"]],
+            [replace(m, draws=tensors.pop(_DRAWS + m.name, None)) for m in measurements],
             value["not_measured"],
-            load_file(path.with_suffix(".safetensors")),
+            tensors,
         )
     except FileNotFoundError as error:
         raise UserError(f"no measurements at {error.filename}: run the measure stage") from error

@@ -156,6 +156,7 @@ class Metric:
             higher_is_better=self.higher_is_better,
             unit=self.unit,
             baseline=chance,
+            draws=None if draws is None else draws.detach().double().cpu(),
         )
 
 

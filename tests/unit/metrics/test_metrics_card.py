@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from latentsmith.errors import UserError
 from latentsmith.metrics import METRICS, Stamp, metric
-from latentsmith.metrics.card import CardConfig
+from latentsmith.metrics.card import CardConfig, joint_difference
 from latentsmith.metrics.card_decoder import measure_equivariance, measure_smoothness
+from latentsmith.metrics.card_file import load_card, save_card
 from latentsmith.metrics.card_parts import measure_geometry, measure_probes
 from latentsmith.metrics.latent_card import CardData, latent_card
 from latentsmith.metrics.pairdist import pairdist_pearson
@@ -195,3 +196,42 @@ def test_probe_controls_without_pixels_are_left_out():
         {"latents": z[:32]}, labels[:32], {"latents": z[32:]}, labels[32:], stamp=STAMP, cfg=CFG
     )
     assert {m.name for m in card} == {"linear_probe", "knn_probe"}
+
+
+def test_card_survives_the_disk(card, tmp_path):
+    save_card(card, tmp_path / "card")
+    again = load_card(tmp_path / "card")
+    assert json.dumps(again.to_json()) == json.dumps(card.to_json())
+    assert again.figures.keys() == card.figures.keys()
+    before, after = (c.get("psnr").draws for c in (card, again))
+    assert torch.equal(before, after)
+    assert again.get("latent_std").draws is None
+    with pytest.raises(UserError, match="no measurements at"):
+        load_card(tmp_path / "none")
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        load_card(tmp_path / "card")
+
+
+def test_joint_difference_is_sharper_than_two_intervals():
+    """A constant loss on every sample is certain, however much the samples differ."""
+    images, labels, reference = toy()
+    gen = torch.Generator().manual_seed(0)
+    z = encode(images)
+    worse = z + 0.2 * torch.randn(z.shape, generator=gen)
+    a, b = (
+        measure_geometry(x, {"ref": reference}, labels, stamp=STAMP, cfg=CFG) for x in (worse, z)
+    )
+    for name in ("pairdist_pearson_ref", "mutual_knn_ref", "cka_linear_ref"):
+        low, high = joint_difference(a, b, name)
+        difference = a.get(name).value - b.get(name).value
+        assert low <= difference + 0.02
+        assert difference - 0.02 <= high
+        assert high < 0
+        widths = [m.interval[1] - m.interval[0] for m in (a.get(name), b.get(name))]
+        assert high - low < sum(widths)
+    assert joint_difference(a, a, "mutual_knn_ref") == (0.0, 0.0)
+    assert joint_difference(a, b, "latent_std") is None
+    assert joint_difference(a, b, "nothing") is None
+    fewer = measure_geometry(z[:50], {"ref": reference[:50]}, stamp=STAMP, cfg=CFG)
+    assert joint_difference(a, fewer, "mutual_knn_ref") is None
