@@ -6,7 +6,7 @@ from torch import Tensor
 
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
-from latentsmith.metrics.card import LatentCard
+from latentsmith.metrics.card import LatentCard, joint_difference
 from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
 from latentsmith.reports.console import print_verdict
@@ -76,56 +76,53 @@ def targets(cfg: MMRegConfig, cards: Cards) -> list[Target]:
     the rest is evidence, shown with its verdict."""
     base, new = cards[BASELINE], cards[REGULARIZED]
     spaces = _feature_spaces(new)
-    key = f"pairdist_pearson_{TRAINED_REFERENCE}"
-    rows = [
-        above(
-            new.get(key), DISTANCE_TARGET, name="A: distance correlation, trained reference",
-            meaning="Do distances between latents follow the reference's? Pearson over pairs.",
-            baseline=base.get(key),
-        ),
-        within_percent(
-            new.get("psnr"), base.get("psnr"), TOLERANCE, name="A: PSNR",
-            meaning="Is reconstruction kept?",
-        ),
-        within_percent(
-            new.get("ssim"), base.get("ssim"), TOLERANCE, name="A: SSIM",
-            meaning="Is local structure kept?",
-        ),
-    ]  # fmt: skip
-    for space in spaces:
-        rows.append(
-            within_percent(
-                new.get(f"fd_{space}"), base.get(f"fd_{space}"), TOLERANCE, required=False,
-                name=f"A: Fréchet distance of reconstructions ({space})",
-                meaning="Do reconstructions stay as realistic? Not FID: another feature space.",
-            )
-        )  # fmt: skip
+    distance = f"pairdist_pearson_{TRAINED_REFERENCE}"
     lpips = f"perceptual_distance_lpips_{cfg.objective.perceptual.net}"
-    rows += [
-        within_percent(
-            new.get(lpips), base.get(lpips), TOLERANCE, required=False, name="A: LPIPS",
-            meaning="Needs the trunk's ImageNet weights (objective.perceptual.trunk).",
+
+    def kept(key: str, name: str, meaning: str, *, required: bool = False) -> Target:
+        return within_percent(
+            new.get(key), base.get(key), TOLERANCE, name=name, meaning=meaning, required=required,
+            difference=joint_difference(new, base, key),
+        )  # fmt: skip
+
+    def better(key: str, name: str, meaning: str) -> Target:
+        return above_baseline(
+            new.get(key), base.get(key), name=name, meaning=meaning, required=False,
+            difference=joint_difference(new, base, key),
+        )  # fmt: skip
+
+    return [
+        above(
+            new.get(distance), DISTANCE_TARGET, name="A: distance correlation, trained reference",
+            meaning="Do distances between latents follow the reference's? Pearson over pairs.",
+            baseline=base.get(distance),
         ),
-        above_baseline(
-            new.get("linear_probe"), base.get("linear_probe"), required=False,
-            name="A: linear probe", meaning="Are classes easier to read off the latents?",
+        kept("psnr", "A: PSNR", "Is reconstruction kept?", required=True),
+        kept("ssim", "A: SSIM", "Is local structure kept?", required=True),
+        *(
+            kept(
+                f"fd_{space}", f"A: Fréchet distance of reconstructions ({space})",
+                "Do reconstructions stay as realistic? Not FID: another feature space.",
+            )
+            for space in spaces
         ),
-    ]  # fmt: skip
-    for space in spaces:
-        name = f"ifd_{space}"
-        rows.append(
-            above_baseline(
-                new.get(name), base.get(name), required=False, by="value",
-                name=f"B: decoded midpoints ({space})",
-                meaning="Fréchet distance of images between neighbours (iFID's form): the "
+        kept(lpips, "A: LPIPS", "Needs the trunk's ImageNet weights (objective.perceptual.trunk)."),
+        better("linear_probe", "A: linear probe", "Are classes easier to read off the latents?"),
+        *(
+            better(
+                f"ifd_{space}", f"B: decoded midpoints ({space})",
+                "Fréchet distance of images decoded between neighbours (iFID's form), the "
                 "measurement that predicts generation. Lower is better.",
             )
-        )  # fmt: skip
-    path = _first(new, "path_length_cv")
-    rows += [
-        above_baseline(
-            new.get(path), base.get(path), required=False, name="B: evenness of paths",
-            meaning="Variation of perceptual speed along straight paths. Lower is smoother.",
+            for space in spaces
+        ),
+        better(
+            _first(new, "path_length_cv"), "B: evenness of paths",
+            "Variation of perceptual speed along straight paths. Lower is smoother.",
+        ),
+        better(
+            _first(new, "path_length"), "B: path length",
+            "Perceptual path length along straight paths. Lower is smoother.",
         ),
         Target(
             "C: generation", "Does a generator learn faster on these latents?", None,
@@ -133,7 +130,6 @@ def targets(cfg: MMRegConfig, cards: Cards) -> list[Target]:
             "Stage C is not part of this run", required=False,
         ),
     ]  # fmt: skip
-    return rows
 
 
 def _feature_spaces(card: LatentCard) -> list[str]:
