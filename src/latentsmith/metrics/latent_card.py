@@ -81,33 +81,17 @@ def latent_card(
     """
     cfg = cfg or CardConfig()
     extractors = extractors or {}
-    images = data.images
-    latents = in_batches(encode, images, cfg.batch_size)
-    recon = in_batches(decode, latents, cfg.batch_size).clamp(0, 1)
+    images, batch = data.images, cfg.batch_size
+    latents = in_batches(encode, images, batch)
+    recon = in_batches(decode, latents, batch).clamp(0, 1)
     card = measure_geometry(latents, data.references, data.labels, stamp=stamp, cfg=cfg)
     if data.labels is not None:
         card.extend(_probes(encode, latents, data, stamp, cfg))
     real = {
-        name: data.features[name]
-        if name in data.features
-        else in_batches(f, images, cfg.batch_size)
+        name: data.features[name] if name in data.features else in_batches(f, images, batch)
         for name, f in extractors.items()
     }
-    made = {name: in_batches(f, recon, cfg.batch_size) for name, f in extractors.items()}
-    perceptual = {}
-    if distance is not None:
-        pairs = zip(images.split(cfg.batch_size), recon.split(cfg.batch_size), strict=True)
-        perceptual[distance[0]] = _joined(distance[1], list(pairs))
-    card.extend(
-        measure_reconstruction(
-            images,
-            recon,
-            {name: (made[name], real[name]) for name in extractors},
-            stamp=stamp,
-            distances=perceptual,
-            cfg=cfg,
-        )
-    )
+    card.extend(_reconstruction(images, recon, extractors, real, distance, stamp, cfg))
     card.extend(measure_equivariance(encode, images, stamp=stamp, cfg=cfg))
     name, along = distance or _feature_distance(extractors)
     card.extend(
@@ -123,6 +107,32 @@ def latent_card(
     )
     card.figures["recon"] = _stack(images[:8], recon[:8])
     return card
+
+
+def _reconstruction(
+    images: Tensor,
+    recon: Tensor,
+    extractors: dict[str, ImagesTo],
+    real: dict[str, Tensor],
+    distance: tuple[str, Distance] | None,
+    stamp: Stamp,
+    cfg: CardConfig,
+) -> LatentCard:
+    """Image errors, feature distances and the perceptual distance of the reconstructions."""
+    made = {name: in_batches(f, recon, cfg.batch_size) for name, f in extractors.items()}
+    perceptual = {}
+    if distance is not None:
+        name, between = distance
+        pairs = zip(images.split(cfg.batch_size), recon.split(cfg.batch_size), strict=True)
+        perceptual[name] = _joined(between, list(pairs))
+    return measure_reconstruction(
+        images,
+        recon,
+        {name: (made[name], real[name]) for name in extractors},
+        stamp=stamp,
+        distances=perceptual,
+        cfg=cfg,
+    )
 
 
 def _joined(distance: Distance, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
