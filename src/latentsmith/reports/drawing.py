@@ -97,12 +97,14 @@ def whiskers(m: Measurement) -> list[list[float]] | None:
 
 
 def thousands() -> Any:
+    """Axis labels as 16k, 1M: a formatter for matplotlib."""
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")
 
 
 def legend_below(fig: "Drawing", names: Sequence[str], color: Mapping[str, str]) -> None:
+    """One legend for all axes, under them: a line of each name's colour."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=color[n], label=n) for n in names]

@@ -20,7 +20,9 @@ class Tracker(Protocol):
         """``kind`` is ``"train"`` or ``"validation"``."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write out what is pending."""
+        ...
 
 
 def read_metrics(file: Path, up_to: int | None = None) -> list[Record]:
@@ -49,7 +51,7 @@ def truncate_records(file: Path, up_to: int) -> None:
             tmp.write_text("".join(json.dumps(record) + "\n" for record in kept))
 
 
-class JsonLines:
+class JsonLines(Tracker):
     """metrics.jsonl: ``{"kind", "samples", name: value…}`` a line; null for NaN and infinity."""
 
     def __init__(self, file: Path):
@@ -64,7 +66,7 @@ class JsonLines:
         self._file.close()
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Event files in ``<folder>/tensorboard``; steps are samples."""
 
     def __init__(self, folder: Path, resumed_at: int):
@@ -82,7 +84,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class Accelerated:
+class Accelerated(Tracker):
     """wandb or MLflow through accelerate's trackers. A resumed training goes on with the same
     wandb run; in MLflow it is a new run of the same name."""
 
