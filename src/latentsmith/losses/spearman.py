@@ -95,7 +95,7 @@ class SoftSpearmanLoss(PairLoss):
         variance = (x - mean).square().mean()
         flat = no_spread(variance.detach(), mean.detach(), 1, d.dtype)
         u = (x - mean) / torch.where(flat, 1, variance).sqrt()
-        ranks = soft_ranks(torch.where(flat, 0, u), self.temperature)
+        ranks = soft_ranks(u, self.temperature)
         return ranks - ranks.mean(), flat
 
 

@@ -113,19 +113,14 @@ def cache_gradients(
     """
     latents: list[Tensor] = []
     rng: list[Rng] = []
-    cached = torch.is_autocast_cache_enabled()
-    # Weights cast by autocast without graph must not be reused in the second pass: they would
-    # silently get no gradient.
-    torch.set_autocast_cache_enabled(False)
-    try:
-        with torch.no_grad():
-            for k, micro in enumerate(micros):
-                cuda = torch.cuda.get_rng_state(ctx.device) if ctx.device.type == "cuda" else None
-                rng.append((torch.get_rng_state(), cuda))
-                context = dataclasses.replace(ctx, micro=k, micros=len(micros))
-                latents.append(encode(micro, context).detach())
-    finally:
-        torch.set_autocast_cache_enabled(cached)
+    # Both passes may run inside one autocast: since pytorch pull request 165068 it no longer keeps
+    # weights cast here without graph, which then got no gradient in the second pass.
+    with torch.no_grad():
+        for k, micro in enumerate(micros):
+            cuda = torch.cuda.get_rng_state(ctx.device) if ctx.device.type == "cuda" else None
+            rng.append((torch.get_rng_state(), cuda))
+            context = dataclasses.replace(ctx, micro=k, micros=len(micros))
+            latents.append(encode(micro, context).detach())
     with torch.enable_grad():
         joined = torch.cat(latents)
         # gradients in at least float32 even where autocast made the latents half

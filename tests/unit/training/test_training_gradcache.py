@@ -187,14 +187,13 @@ def test_gradients_of_half_precision_latents_are_float32():
 
 
 def test_both_passes_inside_one_autocast():
-    """Autocast keeps cast weights; those made without graph would leave weights ungraded."""
+    """Autocast keeps cast weights; made without graph (torch < 2.10) they took the gradient."""
     loss = LOSSES["pearson"].config().build()
     parts = split(*batch(torch.float32), 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, grad = two_passes(Encoder(), loss, parts, context(4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, expected = one_pass(Encoder(), loss, parts, context(4))
-    assert torch.is_autocast_cache_enabled()
     assert torch.cosine_similarity(grad, expected, dim=0) > 0.999
     assert (grad - expected).norm() < 0.05 * expected.norm()
 
