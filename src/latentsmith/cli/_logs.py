@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 
 class _Format(logging.Formatter):
@@ -25,3 +26,7 @@ def setup(*, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.INFO if rank == 0 else logging.WARNING
     logging.getLogger("latentsmith").setLevel(level)
     logging.captureWarnings(True)
+    if not debug:
+        # It retries and warns a dozen times before the error we put into one sentence.
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+        warnings.filterwarnings("ignore", module="huggingface_hub")

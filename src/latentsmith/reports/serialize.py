@@ -66,7 +66,7 @@ def report_from_json(value: dict[str, Any], folder: Path) -> Report:
             targets=[_target_from_json(t) for t in value["targets"]],
             sections=[_section_from_json(s, folder) for s in value["sections"]],
             measurements={
-                arm: [_measurement(m) for m in ms] for arm, ms in value["measurements"].items()
+                arm: [Measurement.from_json(m) for m in ms] for arm, ms in value["measurements"].items()
             },
             config=value["config"],
             manifest=value["manifest"],
@@ -93,19 +93,8 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _measurement(value: dict[str, Any]) -> Measurement:
-    interval, baseline = value["interval"], value["baseline"]
-    read = {
-        "value": float(value["value"]),
-        "stamp": Stamp(**value["stamp"]),
-        "interval": None if interval is None else (float(interval[0]), float(interval[1])),
-        "baseline": None if baseline is None else float(baseline),
-    }
-    return Measurement(**{**value, **read})
-
-
 def _optional(value: dict[str, Any] | None) -> Measurement | None:
-    return None if value is None else _measurement(value)
+    return None if value is None else Measurement.from_json(value)
 
 
 def _target_to_json(t: Target) -> dict[str, Any]:
@@ -203,5 +192,5 @@ def _cell_to_json(cell: Cell) -> Any:
 
 def _cell_from_json(value: Any) -> Cell:
     if isinstance(value, dict):
-        return _measurement(value["measurement"])
+        return Measurement.from_json(value["measurement"])
     return float(value) if value in _NONFINITE else value

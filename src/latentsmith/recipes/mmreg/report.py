@@ -77,7 +77,7 @@ def targets(cfg: MMRegConfig, cards: Cards) -> list[Target]:
     base, new = cards[BASELINE], cards[REGULARIZED]
     spaces = _feature_spaces(new)
     distance = f"pairdist_pearson_{TRAINED_REFERENCE}"
-    lpips = f"perceptual_distance_lpips_{cfg.objective.perceptual.net}"
+    lpips = f"lpips_{cfg.objective.perceptual.net}"
 
     def kept(key: str, name: str, meaning: str, *, required: bool = False) -> Target:
         return within_percent(
