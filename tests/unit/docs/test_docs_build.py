@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
 assert spec is not None and spec.loader is not None
 docs = importlib.util.module_from_spec(spec)
