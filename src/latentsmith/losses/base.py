@@ -31,6 +31,9 @@ class PairLossConfig:
     """Factor of this loss in the training objective."""
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of the run over which the weight rises linearly from 0. 0: full from the start."""
+    final: Annotated[float, Field(ge=0)] = 1.0
+    """Weight at the end over `weight`; it changes linearly over the run. Below 1: the geometry is
+    learnt early, and reconstruction recovers while a weaker pull holds it."""
     distance: Distance = "flat"
     """Distance between two latents [C, H, W]: flat (Euclidean over all numbers), pooled
     (Euclidean after the mean over space) or tokens (mean over positions of the distance at each
@@ -40,7 +43,8 @@ class PairLossConfig:
 
     def weight_at(self, progress: float) -> float:
         """The weight when the fraction ``progress`` of the run is done."""
-        return self.weight if self.ramp == 0 else self.weight * min(progress / self.ramp, 1.0)
+        risen = 1.0 if self.ramp == 0 else min(progress / self.ramp, 1.0)
+        return self.weight * risen * (1 + (self.final - 1) * progress)
 
     def build(self) -> "PairLoss":
         """The loss as a module."""

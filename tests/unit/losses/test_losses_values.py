@@ -337,6 +337,8 @@ def test_weight_ramp():
     config = PairLossConfig(kind="pearson", weight=2.0, ramp=0.25)
     assert [config.weight_at(p) for p in (0, 0.125, 0.25, 1)] == [0, 1, 2, 2]
     assert PairLossConfig(kind="pearson", weight=2.0).weight_at(0) == 2
+    falling = PairLossConfig(kind="pearson", weight=2.0, ramp=0.25, final=0.5)
+    assert [falling.weight_at(p) for p in (0, 0.25, 0.5, 1)] == [0, 1.75, 1.5, 1]
 
 
 def test_anchor_holds_the_scale_of_the_first_batch():
