@@ -133,11 +133,13 @@ def problems(page: Path) -> Iterator[str]:
     """What is wrong with one page."""
     text = page.read_text()
     name = page.relative_to(ROOT)
+    files = re.findall(r"^# src/(\S+)\.py$", text, re.MULTILINE)
+    shown = {file.removesuffix("/__init__").replace("/", ".") for file in files}
     for number, language, block in _blocks(text):
         if language in ("bash", "sh", "shell", "console"):
             yield from (f"{name}:{number}: {p}" for p in _shell_problems(block))
         elif language in ("python", "py"):
-            yield from (f"{name}:{number}: {p}" for p in _python_problems(block))
+            yield from (f"{name}:{number}: {p}" for p in _python_problems(block, shown))
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         if not re.match(r"[a-z]+:", target) and not _leads_somewhere(page, target):
@@ -190,22 +192,28 @@ def _try_command(words: list[str]) -> None:
                 compose(args.recipe, overrides)
 
 
-def _python_problems(block: str) -> Iterator[str]:
+def _python_problems(block: str, shown: set[str]) -> Iterator[str]:
+    """``shown``: modules the page itself tells the reader to write."""
     try:
         tree = ast.parse(block)
     except SyntaxError as error:
         yield f"does not parse: {error}"
         return
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("latentsmith"):
+        name = (isinstance(node, ast.ImportFrom) and node.module) or ""
+        if (
+            isinstance(node, ast.ImportFrom)
+            and name.startswith("latentsmith")
+            and name not in shown
+        ):
             try:
-                module = importlib.import_module(node.module or "")
+                module = importlib.import_module(name)
             except ImportError as error:
                 yield str(error)
                 continue
             for alias in node.names:
                 if not hasattr(module, alias.name):
-                    yield f"{node.module} has no {alias.name}"
+                    yield f"{name} has no {alias.name}"
 
 
 def build(*, write: bool) -> list[str]:
