@@ -20,6 +20,7 @@ from latentsmith.errors import UserError
 from latentsmith.losses.kl import KLReduction, gaussian_kl
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.files import atomic_folder
+from latentsmith.utils.needs import Need, hub_weights
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,10 @@ class KLAutoencoderConfig:
                 f"block_out_channels {widths} must be multiples of norm_num_groups {groups}"
                 f" ({bad} are not): set norm_num_groups to a common divisor"
             )
+
+    def needs(self) -> list[Need]:
+        """For ``latentsmith doctor``."""
+        return [] if self.source == SCRATCH else [hub_weights(self.source, self.subfolder)]
 
     def shape(self) -> dict[str, Any]:
         """The architecture "scratch" builds."""
