@@ -138,8 +138,8 @@ class KLAutoencoderConfig:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"cannot load the autoencoder {where!r}: {str(error).splitlines()[0].rstrip('.')}. Give a hub "
-                "id with network access (or already in the Hugging Face cache with "
+                f"cannot load the autoencoder {where!r}: {str(error).splitlines()[0].rstrip('.')}."
+                " Give a hub id with network access (or already in the Hugging Face cache with "
                 "HF_HUB_OFFLINE=1), a folder that AutoencoderKL.save_pretrained wrote "
                 "(subfolder: vae for a whole pipeline), or source=scratch"
             ) from error

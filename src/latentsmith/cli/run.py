@@ -54,5 +54,6 @@ def run(args: argparse.Namespace) -> int:
     with Run.open(args.out, config, args.overrides, fresh=args.fresh) as opened:
         go_through(opened, config.stages())
         opened.finish()
-        print(opened.path)
+        if opened.writable:
+            print(opened.path)
     return 0

@@ -114,7 +114,7 @@ def compute_vectors(
     Raises:
         UserError: no batch, or the encoder gave NaN or infinity.
     """
-    device = next(iter(encoder.state_dict().values())).device
+    device = next((v.device for v in encoder.state_dict().values()), torch.device("cpu"))
     vectors = torch.empty(0)
     done = 0
     for batch in batches:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
+from latentsmith.utils.needs import Need, hub_weights, package
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,15 @@ def load_lpips(net: Net = "vgg", *, trunk: str | None = None, linear: str | None
     if any(f"lin{i}.model.1.weight" not in lin for i in range(len(TRUNKS[net].taps))):
         raise UserError(f"{linear} holds no LPIPS linear weights ('lin0.model.1.weight', …)")
     return LPIPS(net, {k: state[k] for k in wanted}, lin)
+
+
+def lpips_needs(net: Net, trunk: str | None) -> list[Need]:
+    """For ``latentsmith doctor``: are trunk and linear weights on this machine?"""
+    needs = [package("torchmetrics")]  # carries the linear weights
+    if trunk is not None and not Path(trunk).is_file() and trunk.count("/") == 1:
+        return [*needs, hub_weights(trunk)]
+    there = Path(trunk) if trunk else Path(torch.hub.get_dir()) / "checkpoints" / TRUNKS[net].file
+    return [*needs, Need(f"LPIPS trunk {net}", there.is_file(), _how(net))]
 
 
 def _how(net: Net) -> str:

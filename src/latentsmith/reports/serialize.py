@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from latentsmith.errors import UserError
-from latentsmith.metrics.base import Measurement, Stamp
+from latentsmith.metrics.base import Measurement
 from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target, Verdict
 
 FORMAT = 1
@@ -66,7 +66,8 @@ def report_from_json(value: dict[str, Any], folder: Path) -> Report:
             targets=[_target_from_json(t) for t in value["targets"]],
             sections=[_section_from_json(s, folder) for s in value["sections"]],
             measurements={
-                arm: [Measurement.from_json(m) for m in ms] for arm, ms in value["measurements"].items()
+                arm: [Measurement.from_json(m) for m in ms]
+                for arm, ms in value["measurements"].items()
             },
             config=value["config"],
             manifest=value["manifest"],

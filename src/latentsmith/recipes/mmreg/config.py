@@ -11,10 +11,12 @@ from latentsmith.data.transforms import TransformConfig
 from latentsmith.encoders.base import ENCODERS, EncoderConfig
 from latentsmith.losses.base import LOSSES, PairLossConfig
 from latentsmith.losses.kl import KLReduction
+from latentsmith.losses.perceptual import lpips_needs
 from latentsmith.metrics.latent_card import CardConfig
 from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
 from latentsmith.registry import OneOf
 from latentsmith.training.config import TrainConfig
+from latentsmith.utils.needs import Need
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
@@ -33,6 +35,10 @@ class PerceptualConfig:
     """Trunk network."""
     trunk: str | None = None
     """File with the trunk's ImageNet weights (torchvision's state dict)."""
+
+    def needs(self) -> list[Need]:
+        """For ``latentsmith doctor``."""
+        return lpips_needs(self.net, self.trunk) if self.weight > 0 else []
 
 
 @schema
@@ -140,6 +146,11 @@ class MMRegConfig(RecipeConfig):
             raise ValueError("terms give every reference weight 0: give one a weight above 0")
         if min(self.terms.values()) < 0:
             raise ValueError("terms hold a negative weight, which would push the geometry away")
+        if self.finetune.batch_size < 2 and self.loss.kind != "none":
+            raise ValueError(
+                "finetune.batch_size is 1, and a loss over pairs needs at least 2 samples (64 or "
+                "more to be a good estimate): raise it; micro_batch keeps the memory low"
+            )
         channels = self.autoencoder.in_channels
         if channels is not None and channels != self.transform.channels:
             raise ValueError(

@@ -71,6 +71,7 @@ class Pipeline:
         inputs = self.inputs
 
         def fill() -> None:
+            self._check_fit()
             if inputs.online:
                 log.info("references: computed online, the training transform is random")
             else:
@@ -82,6 +83,14 @@ class Pipeline:
             run.mark_done("references")
 
         self.team.on_main(fill)
+
+    def _check_fit(self) -> None:
+        """Show now what would stop a later stage: weights that are missing, shapes that do not
+        fit. Raises UserError."""
+        self.cfg.autoencoder.build().latent_shape(self.cfg.transform.resolution)
+        perceptual = self.cfg.objective.perceptual
+        if perceptual.weight > 0:
+            load_lpips(perceptual.net, trunk=perceptual.trunk)
 
     @staticmethod
     def _origin(dataset: Any) -> dict[str, Any]:
