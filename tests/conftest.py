@@ -1,6 +1,7 @@
 """Its place makes pytest put this folder on the path: tests write ``from helpers.… import …``."""
 
 import pytest
+import torch
 
 from latentsmith.recipes.base import RECIPES
 from latentsmith.registry import Entry
@@ -15,3 +16,10 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setitem(RECIPES._entries, "toy", Entry("toy", ToyConfig, "a recipe for tests"))
     monkeypatch.chdir(tmp_path)
     return ToyConfig
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums depend on the number of threads in their last bits, and tests compare runs of this
+    process with runs of fresh ones bit for bit; whatever a test before has set is undone."""
+    torch.set_num_threads(1)
