@@ -18,6 +18,9 @@ from latentsmith.registry import Registry
 SHARED = Path(__file__).parent.parent / "presets"
 """YAML presets every recipe may use, one folder per group."""
 
+DEFAULT_SCALE = "laptop"
+"""The scale of a run that names none, where the recipe has it: real data, minutes."""
+
 GROUP_NAMES = {"dataset": "data"}
 """Registry family → group, where they differ."""
 
@@ -157,7 +160,10 @@ class Nodes:
         entries += [c.entry() for c in self.choices if c.key not in given]
         if (self.presets / "config.yaml").is_file():
             entries.append("config")
-        entries += [{f"optional {g}": None} for g in self.global_groups() if g not in given]
+        for group in self.global_groups():
+            if group not in given:
+                usual = group == "scale" and DEFAULT_SCALE in self.presets_of("scale")
+                entries.append({f"optional {group}": DEFAULT_SCALE if usual else None})
         return {"defaults": [*entries, "_self_"]}
 
     def _defaults_of_config_file(self) -> set[str]:

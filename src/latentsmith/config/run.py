@@ -20,7 +20,7 @@ from latentsmith.config.lock import Lock
 from latentsmith.config.manifest import environment
 from latentsmith.config.saved import diff, from_yaml, to_yaml
 from latentsmith.errors import UserError
-from latentsmith.recipes.base import RecipeConfig
+from latentsmith.recipes.base import RECIPES, RecipeConfig
 from latentsmith.utils.files import atomic_path, write_json
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,22 @@ def default_path(recipe: str, overrides: list[str] | tuple[str, ...]) -> Path:
     """``runs/<recipe>/<scale>[,<other overrides>]``. The order of overrides does not matter; a
     name too long for a folder ends in a hash instead."""
     last = {text.partition("=")[0]: text for text in overrides}  # the last one of a key holds
-    scale = last.pop("scale", "scale=default").partition("=")[2]
+    scale = last.pop("scale", f"scale={_usual_scale(recipe)}").partition("=")[2]
     name = ",".join([scale, *sorted(last.values())])
     safe = re.sub(r"[^\w.,=+@~\[\]-]+", "_", name)
     if safe != name or len(safe) > 120:
         digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
         safe = f"{safe[:100]}-{digest}"
     return ROOT / recipe / safe
+
+
+def _usual_scale(recipe: str) -> str:
+    """The scale a run without ``scale=`` has."""
+    from latentsmith.config.compose import nodes_of
+    from latentsmith.config.nodes import DEFAULT_SCALE
+
+    known = recipe in RECIPES.names() and DEFAULT_SCALE in nodes_of(recipe).presets_of("scale")
+    return DEFAULT_SCALE if known else "default"
 
 
 @dataclass

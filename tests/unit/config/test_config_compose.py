@@ -6,6 +6,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from latentsmith.config.compose import check, choices_of, compose
+from latentsmith.config.run import default_path
 from latentsmith.errors import UserError
 from toy.toy_recipe import Diesel, Dots, DriveConfig, Folder, Linear, Steam, Sum, Teacher
 
@@ -16,11 +17,17 @@ def test_defaults_come_from_dataclasses_then_config_yaml():
     config = compose("toy")
     assert config.data == Dots(count=10)
     assert config.engine == Steam()
-    assert config.pretrain == DriveConfig(lr=3e-4)  # config.yaml over the class
+    assert config.pretrain == DriveConfig(lr=3e-4, samples=200)  # config.yaml, then the scale
     assert config.finetune == DriveConfig(samples=500, lr=2e-5)  # the field's own factory
     assert config.law == Linear(weight=0.5)  # a choice's default instance keeps its values
     assert config.more == {"rival": Diesel()}
     assert config.spare is None
+
+
+def test_a_run_without_a_scale_is_at_laptop_scale():
+    assert compose("toy") == compose("toy", ["scale=laptop"])
+    assert default_path("toy", []) == default_path("toy", ["scale=laptop"])
+    assert default_path("unknown", []).name == "default"
 
 
 def test_later_layers_win():

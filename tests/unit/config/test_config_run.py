@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 
 def test_the_default_folder_is_a_function_of_the_command():
-    assert default_path("toy", []) == Path("runs/toy/default")
+    assert default_path("toy", []) == Path("runs/toy/laptop")
     assert default_path("toy", ["scale=smoke"]) == Path("runs/toy/smoke")
     words = ["scale=smoke", "seed=3", "engine=diesel"]
     assert default_path("toy", words) == Path("runs/toy/smoke,engine=diesel,seed=3")
