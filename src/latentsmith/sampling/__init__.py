@@ -1,0 +1,1 @@
+"""From noise to latents: samplers as functions, guidance objects, the saved generator."""

@@ -1,0 +1,1 @@
+"""Feature stores: what an encoder made of a dataset, computed once and kept with its proof."""
