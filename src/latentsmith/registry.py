@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from latentsmith.errors import UserError, nearest
 
@@ -98,3 +98,21 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return handler.generate_schema(self.registry.union())
+
+
+def read(registry: Registry, value: dict[str, Any]) -> Any:
+    """A config of the family from plain values with their ``kind``, as JSON or YAML give them.
+
+    Raises:
+        UserError: no ``kind``, an unknown one, or values that do not fit it.
+    """
+    config = registry[str(value.get("kind"))].config
+    try:
+        return TypeAdapter(config).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise UserError(
+            f"settings of {registry.family} {value['kind']!r} do not fit this version of "
+            f"latentsmith: {where}: {first['msg']}"
+        ) from error

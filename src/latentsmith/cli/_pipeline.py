@@ -29,6 +29,27 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_until(parser: argparse.ArgumentParser) -> None:
+    """Where to end early."""
+    parser.add_argument(
+        "--until", metavar="STAGE",
+        help="end after this stage (and the report); without it, the same command goes on later",
+    )  # fmt: skip
+
+
+def up_to(stages: "list[Stage]", until: str | None) -> "list[Stage]":
+    """The stages through ``until`` and the closing ones; all without it. Raises UserError."""
+    from latentsmith.errors import UserError, nearest
+
+    if until is None:
+        return stages
+    names = [stage.name for stage in stages]
+    if until not in names:
+        raise UserError(f"--until {until}: no such stage. {nearest(until, names)}")
+    last = names.index(until)
+    return [stage for n, stage in enumerate(stages) if n <= last or stage.closing]
+
+
 def prepare() -> None:
     """Set the process up for training."""
     from latentsmith.utils.memory import keep_heap

@@ -3,11 +3,12 @@
 import argparse
 from typing import Any
 
-from latentsmith.cli._pipeline import add_overrides, go_through, prepare
+from latentsmith.cli._pipeline import add_overrides, add_until, go_through, prepare, up_to
 
 HELP = "run a whole recipe: train, measure, report; the same command resumes"
 EXAMPLES = """examples:
   latentsmith run mmreg scale=laptop
+  latentsmith run mmreg scale=laptop --until measure
   latentsmith run mmreg scale=laptop data=fashion_mnist encoder=dinov2 loss.weight=0.3
   latentsmith run mmreg scale=paper --dry-run
   latentsmith run mmreg --help-settings
@@ -21,6 +22,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("recipe", metavar="RECIPE", help="see 'latentsmith list recipes'")
     add_overrides(parser)
+    add_until(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -50,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
         config.dry_run(Run(path, config, args.overrides))
         print(f"dry run passed; a real one writes {path}")
         return 0
+    stages = up_to(config.stages(), args.until)
     prepare()
     with Run.open(args.out, config, args.overrides, fresh=args.fresh) as opened:
-        go_through(opened, config.stages())
-        opened.finish()
+        go_through(opened, stages)
+        if args.until is None:
+            opened.finish()
         if opened.writable:
             print(opened.path)
     return 0

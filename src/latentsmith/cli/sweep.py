@@ -8,7 +8,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._pipeline import add_overrides, clock, go_through, prepare
+from latentsmith.cli._pipeline import (
+    add_overrides,
+    add_until,
+    clock,
+    go_through,
+    prepare,
+    up_to,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +33,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("recipe", metavar="RECIPE", help="see 'latentsmith list recipes'")
     add_overrides(parser)
+    add_until(parser)
     parser.set_defaults(run=sweep)
 
 
@@ -38,6 +46,8 @@ def sweep(args: argparse.Namespace) -> int:
 
     grid = expand(args.overrides)
     configs = _compose_all(args.recipe, grid)
+    for config in configs:
+        up_to(config.stages(), args.until)  # a mistake shows before anything runs
     path = default_path(args.recipe, args.overrides)
     out = args.out or ROOT / args.recipe / f"sweep-{path.name}"
     prepare()
@@ -45,7 +55,7 @@ def sweep(args: argparse.Namespace) -> int:
     failed: dict[Path, str] = {}
     for n, (folder, words, config) in enumerate(zip(folders, grid, configs, strict=True), 1):
         log.info("sweep %d/%d: %s", n, len(grid), folder.name)
-        problem = _run_one(folder, config, words, fresh=args.fresh)
+        problem = _run_one(folder, config, words, fresh=args.fresh, until=args.until)
         if problem:
             failed[folder] = problem
             log.error("%s failed: %s", folder.name, problem)
@@ -123,7 +133,9 @@ def _compose_all(recipe: str, grid: list[list[str]]) -> list[Any]:
     return configs
 
 
-def _run_one(folder: Path, config: Any, words: list[str], *, fresh: bool) -> str | None:
+def _run_one(
+    folder: Path, config: Any, words: list[str], *, fresh: bool, until: str | None
+) -> str | None:
     """Run or resume one combination. Returns what went wrong, if anything."""
     import time
 
@@ -137,8 +149,9 @@ def _run_one(folder: Path, config: Any, words: list[str], *, fresh: bool) -> str
             if run.finished:
                 log.info("finished before; skipped")
                 return None
-            go_through(run, config.stages())
-            run.finish()
+            go_through(run, up_to(config.stages(), until))
+            if until is None:
+                run.finish()
     except UserError as error:
         return str(error)
     except Exception as error:  # one bad combination must not cost the others

@@ -21,6 +21,8 @@ class Stage:
     name: str
     help: str
     run: Callable[["Run"], None]
+    closing: bool = False
+    """Also run when the run ends early (``--until``): a report of what is there."""
 
 
 @schema
