@@ -10,6 +10,7 @@ from latentsmith.cli import main
 from latentsmith.cli.sweep import expand, names
 from latentsmith.config.run import Run
 from latentsmith.errors import UserError
+from latentsmith.recipes.base import Stage
 from toy.toy_recipe import ToyConfig
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -40,6 +41,31 @@ def test_train_runs_one_stage_into_the_same_folder():
     assert drives(run.path) == ["pretrain"] and not run.finished
     assert main(["run", "toy", "scale=smoke"]) == 0
     assert drives(run.path) == ["pretrain", "finetune"]
+
+
+def closing(run: Run) -> None:
+    (run.path / "page.txt").write_text("anew")
+
+
+def test_a_run_ends_early_and_goes_on_later(monkeypatch):
+    stages = ToyConfig.stages
+    page = Stage("page", "write a page", closing, closing=True)
+    monkeypatch.setattr(ToyConfig, "stages", lambda self: [*stages(self), page])
+    assert main(["run", "toy", "scale=smoke", "--until", "pretrain"]) == 0
+    run = Run.load("runs/toy/smoke")
+    assert drives(run.path) == ["pretrain"] and not run.finished
+    assert (run.path / "page.txt").is_file(), "a closing stage runs all the same"
+    assert main(["run", "toy", "scale=smoke"]) == 0
+    assert drives(run.path) == ["pretrain", "finetune"] and run.finished
+
+
+def test_until_an_unknown_stage_runs_nothing(capsys):
+    for verb in (["run", "toy"], ["sweep", "toy", "seed=1,2"]):
+        assert main([*verb, "scale=smoke", "--until", "pretrian"]) == 2
+        assert (
+            "--until pretrian: no such stage. Did you mean 'pretrain'?" in capsys.readouterr().err
+        )
+    assert not Path("runs").exists()
 
 
 def test_resuming_with_other_settings_is_refused(capsys):

@@ -46,8 +46,8 @@ def sweep(args: argparse.Namespace) -> int:
 
     grid = expand(args.overrides)
     configs = _compose_all(args.recipe, grid)
-    for config in configs:
-        up_to(config.stages(), args.until)  # a mistake shows before anything runs
+    if args.until is not None:
+        up_to(configs[0].stages(), args.until)  # a mistake shows before anything runs
     path = default_path(args.recipe, args.overrides)
     out = args.out or ROOT / args.recipe / f"sweep-{path.name}"
     prepare()
