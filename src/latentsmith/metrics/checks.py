@@ -39,6 +39,26 @@ def check_paired(a: Tensor, b: Tensor, name_a: str, name_b: str) -> None:
         )
 
 
+def check_feature_pair(features: Tensor, features_ref: Tensor) -> tuple[Tensor, Tensor]:
+    """Both [N, D], [M, D] detached in float64, on the device of ``features``.
+
+    Raises:
+        UserError: not matrices, fewer than 2 rows, NaN, unequal widths.
+    """
+    pair = []
+    for name, x in (("features", features), ("features_ref", features_ref)):
+        if x.ndim != 2:
+            raise UserError(f"{name} must be [N, D], got {list(x.shape)}.")
+        check_count(len(x), 2, f"a distance of {name}")
+        pair.append(check_finite(x.detach(), name).to(features.device).double())
+    a, b = pair
+    if a.shape[1] != b.shape[1]:
+        raise UserError(
+            f"features are {a.shape[1]} wide and features_ref {b.shape[1]}: two feature spaces."
+        )
+    return a, b
+
+
 def check_labels(labels: Tensor, n: int, name: str = "labels") -> Tensor:
     """int64 labels [N]. Raises UserError for another shape, dtype, count or a single class."""
     if labels.ndim != 1 or labels.is_floating_point():

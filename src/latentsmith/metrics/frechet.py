@@ -1,8 +1,15 @@
 """Fréchet distance between two sets of features, and what the same distribution gives at this n.
 
 |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017).
+
+How: with any roots R R' = S, tr((S_1 S_2)^(1/2)) is the nuclear norm |R_1' R_2|_*. Roots are
+triangular (Cholesky, D^3 / 3 operations) where there are more samples than dimensions, else the
+centred samples themselves (exact, and the singular values of an n x m matrix only). No square root
+of an eigenvalue of S_1 S_2 is taken: that would turn rounding of 1e-16 into 1e-8, per dimension.
+
 Its expectation falls like 1/n even for one distribution: print n beside it, compare equal n only.
-It is called FID on Inception features only; elsewhere its name is ``fd_<space>``.
+It is called FID on Inception features only (`latentsmith.metrics.frechet_name`); elsewhere its name
+is ``fd_<space>``.
 """
 
 from typing import Any
@@ -10,21 +17,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentsmith.errors import UserError
-from latentsmith.metrics.checks import check_count, check_finite
+from latentsmith.metrics.checks import check_count, check_feature_pair, check_finite
 from latentsmith.metrics.feature_stats import FeatureStats
 from latentsmith.metrics.registry import metric
 from latentsmith.utils.seeding import generator
 
 
-def trace_sqrt_product(cov_1: Tensor, cov_2: Tensor) -> float:
-    """tr((S_1 S_2)^(1/2)) of two positive semi-definite float64 [D, D].
+def covariance_root(cov: Tensor, rank: int) -> Tensor:
+    """R [D, r] with R R' = cov, for a positive semi-definite float64 [D, D].
 
-    = tr((S_1^(1/2) S_2 S_1^(1/2))^(1/2)): two symmetric eigenproblems, never complex.
+    Args:
+        rank: its rank at most; n - 1 for the covariance of n samples.
+
+    Cholesky where the rank may be full, else (or where rounding made it indefinite) the
+    eigenvectors of the ``rank`` largest eigenvalues: the others are rounding.
     """
-    values, vectors = torch.linalg.eigh(cov_1)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    return float(torch.linalg.eigvalsh(root @ cov_2 @ root).clamp_min(0).sqrt().sum())
+    if rank >= len(cov):
+        root, failed = torch.linalg.cholesky_ex(cov)
+        if not failed:
+            return root
+    values, vectors = torch.linalg.eigh(cov)
+    keep = values > len(cov) * torch.finfo(cov.dtype).eps * values[-1]
+    keep[: max(len(cov) - rank, 0)] = False
+    return vectors[:, keep] * values[keep].sqrt()
+
+
+def trace_sqrt_product(cov_1: Tensor, cov_2: Tensor) -> float:
+    """tr((S_1 S_2)^(1/2)) of two positive semi-definite float64 [D, D]."""
+    root_1, root_2 = (covariance_root(cov, len(cov)) for cov in (cov_1, cov_2))
+    return nuclear_norm(root_1.T @ root_2)
+
+
+def nuclear_norm(x: Tensor) -> float:
+    """Sum of singular values of a float64 matrix."""
+    return float(torch.linalg.svdvals(x).sum()) if x.numel() else 0.0
 
 
 def frechet_from_stats(a: FeatureStats, b: FeatureStats) -> float:
@@ -32,28 +58,15 @@ def frechet_from_stats(a: FeatureStats, b: FeatureStats) -> float:
     a.check_same_space(b)
     cov_a, cov_b = a.cov, b.cov
     mean = float((a.mean - b.mean).square().sum())
-    spread = float(cov_a.trace() + cov_b.trace()) - 2 * trace_sqrt_product(cov_a, cov_b)
-    return max(mean + spread, 0.0)
+    cross = covariance_root(cov_a, a.n - 1).T @ covariance_root(cov_b, b.n - 1)
+    return max(mean + float(cov_a.trace() + cov_b.trace()) - 2 * nuclear_norm(cross), 0.0)
 
 
-def _few(a: Tensor, b: Tensor) -> float:
-    """With fewer samples than dimensions: tr (S_1 S_2)^(1/2) is a nuclear norm, exact and fast.
-
-    S_1 = X'X/(n-1), S_2 = Y'Y/(m-1) share their nonzero singular values' sum with
-    ||X Y'||_* / sqrt((n-1)(m-1)).
-    """
-    mean = float((a.mean(0) - b.mean(0)).square().sum())
-    a, b = a - a.mean(0), b - b.mean(0)
-    n, m = len(a) - 1, len(b) - 1
-    cross = torch.linalg.svdvals(a @ b.T).sum() / (n * m) ** 0.5
-    return max(mean + float(a.square().sum() / n + b.square().sum() / m - 2 * cross), 0.0)
-
-
-def _features(features: Tensor, name: str) -> Tensor:
-    if features.ndim != 2:
-        raise UserError(f"{name} must be [N, D], got {list(features.shape)}.")
-    check_count(len(features), 2, f"the Frechet distance of {name}")
-    return check_finite(features.detach(), name).double()
+def _mean_and_root(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and covariance root [D, r] of float64 features [N, D], r = min(N, D)."""
+    mean = x.mean(0)
+    x = (x - mean) / (len(x) - 1) ** 0.5
+    return mean, x.T if len(x) <= x.shape[1] else covariance_root(x.T @ x, len(x) - 1)
 
 
 @metric(
@@ -69,14 +82,10 @@ def frechet_distance(features: Tensor, features_ref: Tensor) -> float:
     Raises:
         UserError: fewer than 2 rows, unequal widths, NaN.
     """
-    a, b = _features(features, "features"), _features(features_ref, "features_ref")
-    if a.shape[1] != b.shape[1]:
-        raise UserError(
-            f"features are {a.shape[1]} wide and features_ref {b.shape[1]}: two feature spaces."
-        )
-    if min(len(a), len(b)) < a.shape[1]:
-        return _few(a, b)
-    return frechet_from_stats(FeatureStats.of(a, "features"), FeatureStats.of(b, "features"))
+    (mean_a, a), (mean_b, b) = map(_mean_and_root, check_feature_pair(features, features_ref))
+    spread = a.square().sum() + b.square().sum()
+    value = (mean_a - mean_b).square().sum() + spread - 2 * nuclear_norm(a.T @ b)
+    return max(float(value), 0.0)
 
 
 def frechet_floor(
@@ -88,9 +97,45 @@ def frechet_floor(
     as the bias is linear in 1/n (Chong & Forsyth, Effectively Unbiased FID, 2020).
     Returns (floor, how it was made).
     """
-    features_ref = _features(features_ref, "features_ref")
+    check_finite(features_ref, "features_ref")
     check_count(len(features_ref), 4, "the same-distribution floor")
     m = len(features_ref) // 2
     order = torch.randperm(len(features_ref), generator=generator("floor", seed))
     distance = frechet_distance(features_ref[order[:m]], features_ref[order[m : 2 * m]])
     return distance * m / count, {"floor_halves": m}
+
+
+def reference_floor(
+    features_ref: Tensor, count: int, *, seed: int = 0
+) -> tuple[float, dict[str, Any]]:
+    """Expected Fréchet distance of ``count`` new samples of the reference's own distribution to the
+    reference's statistics (all M rows of features_ref [M, D]).
+
+    Measured: m = min(count, M / 2) random rows against the other M - m, which differs from what is
+    wanted by a factor linear in 1/n at most 2 (none in m when the reference is twice as large).
+    Returns (floor, how it was made).
+    """
+    check_finite(features_ref, "features_ref")
+    total = len(features_ref)
+    check_count(total, 4, "the same-distribution floor")
+    m = min(count, total // 2)
+    order = torch.randperm(total, generator=generator("floor", seed))
+    distance = frechet_distance(features_ref[order[:m]], features_ref[order[m:]])
+    scale = (1 / count + 1 / total) / (1 / m + 1 / (total - m))
+    return distance * scale, {"floor": f"{m} of the reference against the other {total - m}"}
+
+
+def gaussian_floor(
+    reference: FeatureStats, count: int, *, seed: int = 0
+) -> tuple[float, dict[str, Any]]:
+    """As `reference_floor` where only statistics are at hand: ``count`` draws of the Gaussian that
+    has them. Real features have heavier tails, so theirs lies somewhat higher.
+    """
+    root = covariance_root(reference.cov, reference.n - 1)
+    gen = generator("gaussian-floor", seed)
+    draws = torch.randn(count, root.shape[1], generator=gen, dtype=torch.float64) @ root.T
+    mean, made = _mean_and_root(draws)
+    spread = made.square().sum() + root.square().sum() - 2 * nuclear_norm(made.T @ root)
+    return max(float(mean.square().sum() + spread), 0.0), {
+        "floor": "Gaussian draws of the reference's statistics"
+    }

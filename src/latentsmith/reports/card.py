@@ -17,6 +17,7 @@ GROUPS = {
     "geometry": "Whether distances and neighborhoods between latents follow a space one trusts.",
     "smoothness": "Whether straight paths between latents decode to gradual change.",
     "statistics": "Scale, shape and dimension of the latents: what a generator has to model.",
+    "generation": "Whether generated samples look real, and whether all of the real is there.",
     "other": "",
 }
 """The card's sections, in order, each with what it answers."""
