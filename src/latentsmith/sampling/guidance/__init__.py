@@ -1,0 +1,5 @@
+"""Guidance: a model and its condition become what a sampler asks."""
+
+from latentsmith.sampling.guidance.base import GUIDANCE, GuidanceConfig
+
+__all__ = ["GUIDANCE", "GuidanceConfig"]

@@ -1,0 +1,88 @@
+"""What every guidance promises.
+
+One scale convention for all kinds: 1 is the conditional model as it is (one forward a step), 0 the
+model it is compared with, above 1 the difference is exaggerated:
+
+    D = D_ref + scale (D_cond − D_ref)
+
+Papers that write (1 + w) D_cond − w D_ref mean scale = 1 + w. Since z = α x + σ ε holds for both
+predictions, mixing x̂ and ε̂ with the same scale mixes every parametrization.
+"""
+
+import torch
+from torch import Tensor
+
+from latentsmith.backbones.base import Condition
+from latentsmith.config.schema import schema
+from latentsmith.diffusion.denoiser import Denoise, Denoiser, Prediction
+from latentsmith.errors import UserError
+from latentsmith.registry import Registry
+
+GUIDANCE = Registry("guidance", "latentsmith.sampling.guidance")
+
+
+@schema
+class GuidanceConfig:
+    """Base of all guidance configs. Subclasses add ``kind: Literal[...]`` and `bind`."""
+
+    kind: str
+
+    def bind(
+        self, denoiser: Denoiser, condition: Condition, weak: Denoiser | None = None
+    ) -> Denoise:
+        """What a sampler asks, for one batch.
+
+        Args:
+            denoiser: the model.
+            condition: of the batch, one row per sample; {} for unconditional models.
+            weak: a worse version of the model, for autoguidance only.
+
+        Raises:
+            UserError: the model has nothing to be compared with, or ``weak`` is missing or of no
+                use.
+        """
+        raise TypeError(f"{type(self).__name__} has no bind()")
+
+
+def mix(reference: Prediction, conditional: Prediction, scale: float) -> Prediction:
+    """D_ref + scale (D_cond − D_ref)."""
+    return Prediction(
+        data=torch.lerp(reference.data, conditional.data, scale),
+        noise=torch.lerp(reference.noise, conditional.noise, scale),
+        t=conditional.t,
+        path=conditional.path,
+    )
+
+
+class Pair:
+    """Conditional and unconditional predictions from one forward of 2 B rows.
+
+    Args:
+        denoiser: the model.
+        condition: of B samples.
+
+    Raises:
+        UserError: the model is unconditional.
+    """
+
+    def __init__(self, denoiser: Denoiser, condition: Condition):
+        if not condition:
+            raise UserError(
+                "classifier-free guidance compares with and without a condition, and this model "
+                "has none: use guidance=none"
+            )
+        null = denoiser.backbone.null(condition)
+        self.denoiser = denoiser
+        self.both = {name: torch.cat([condition[name], null[name]]) for name in condition}
+
+    def __call__(self, z: Tensor, t: Tensor) -> tuple[Prediction, Prediction]:
+        """(conditional, unconditional)."""
+        seen = self.denoiser(torch.cat([z, z]), torch.cat([t, t]), self.both)
+        (x, x_null), (eps, eps_null) = seen.data.chunk(2), seen.noise.chunk(2)
+        return Prediction(x, eps, t, seen.path), Prediction(x_null, eps_null, t, seen.path)
+
+
+def no_weak(weak: Denoiser | None, kind: str) -> None:
+    """Raises UserError when there is a weak model."""
+    if weak is not None:
+        raise UserError(f"guidance={kind} has no use for a weak model: use autoguidance")

@@ -1,0 +1,110 @@
+"""What every sampler promises, and the few lines they share.
+
+A sampler is a function
+
+    sampler(denoise, z, times, *, path, noise=None, …) -> z
+
+from noise ``z`` [B, …] at ``times[0]`` to data at ``times[-1]``. ``times`` float64 [S+1] on the
+CPU decreases; all coefficients are computed from it in float64 once, as plain numbers, so a step is
+the network and two or three sums. The state is float32 (float64 when ``z`` is), the network sees
+``z``'s dtype and times of the state's dtype. Nothing switches gradients off: wrap the call in
+``torch.no_grad()`` unless you want them.
+"""
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from latentsmith.config.schema import schema
+from latentsmith.diffusion.denoiser import Denoise
+from latentsmith.diffusion.paths import Path
+from latentsmith.errors import UserError
+from latentsmith.registry import Registry
+from latentsmith.sampling.grid import End, Spacing, time_grid
+from latentsmith.sampling.noise import StepNoise
+
+SAMPLERS = Registry("sampler", "latentsmith.sampling.samplers")
+
+
+@schema
+class SamplerConfig:
+    """Base of all sampler configs. Subclasses add ``kind: Literal[...]`` and `sample`."""
+
+    kind: str
+    steps: Annotated[int, Field(ge=1)] = 50
+    """Steps from noise to data."""
+    spacing: Spacing = "uniform"
+    """Where the steps lie: uniform in time, or leading, trailing, linspace as diffusers' schedulers
+    of the same names (trained indices of a vp path; linspace also for flow paths)."""
+    shift: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1: more steps near noise, t -> shift t / (1 + (shift - 1) t). Larger latents want more
+    (SD3 uses 3 at 1024 pixels). For uniform spacing, and linspace on flow paths."""
+    offset: Annotated[int, Field(ge=0)] = 0
+    """Added to the indices of leading spacing (diffusers' steps_offset; Stable Diffusion has 1)."""
+    end: End = "data"
+    """Where the last step ends: data (t = 0), or first, the least noise a vp path was trained on
+    (diffusers' set_alpha_to_one=false, which Stable Diffusion has)."""
+
+    def times(self, path: Path) -> Tensor:
+        """The grid, float64 [steps + 1], decreasing. Raises UserError when it does not fit the
+        path."""
+        return time_grid(
+            self.steps, path,
+            spacing=self.spacing, shift=self.shift, offset=self.offset, end=self.end,
+        )  # fmt: skip
+
+    def sample(
+        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+    ) -> Tensor:
+        """Data from noise, shape and dtype of ``z`` [B, …].
+
+        Args:
+            denoise: the model with condition and guidance in it.
+            z: standard normal noise, see `latentsmith.sampling.noise.starting_noise`.
+            path: the model's.
+            noise: what stochastic samplers add, see `latentsmith.sampling.noise.NoiseSource`.
+
+        Raises:
+            UserError: a grid that does not fit the path, a stochastic sampler without ``noise``.
+        """
+        raise TypeError(f"{type(self).__name__} has no sample()")
+
+
+def start(z: Tensor, times: Tensor) -> tuple[Tensor, list[tuple[float, float]]]:
+    """The state, and the steps (t, s).
+
+    Raises:
+        UserError: times that do not decrease, or leave [0, 1].
+    """
+    steps = list(pairwise(times.tolist()))
+    if not steps or any(s >= t for t, s in steps) or steps[0][0] > 1 or steps[-1][1] < 0:
+        raise UserError(f"times must fall from at most 1 to at least 0, got {times.tolist()}")
+    return (z if z.dtype == torch.float64 else z.float()), steps
+
+
+def predict(denoise: Denoise, state: Tensor, t: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(data, noise) in the state's dtype, as the model sees them at time ``t``."""
+    t_batch = torch.full((len(state),), t, dtype=state.dtype, device=state.device)
+    seen = denoise(state.to(dtype), t_batch)
+    return seen.data.to(state.dtype), seen.noise.to(state.dtype)
+
+
+def combine(*terms: tuple[float, Tensor]) -> Tensor:
+    """Σ factor · tensor, one kernel a term; a factor 0 takes nothing, not even NaN, of a tensor."""
+    out = None
+    for factor, x in terms:
+        if factor != 0:
+            out = x * factor if out is None else out.add_(x, alpha=factor)
+    return torch.zeros_like(terms[0][1]) if out is None else out
+
+
+def needed(noise: StepNoise | None, sampler: str) -> StepNoise:
+    """``noise``. Raises UserError when there is none."""
+    if noise is None:
+        raise UserError(
+            f"{sampler} adds noise at every step: give noise=NoiseSource(seed, indices)"
+        )
+    return noise

@@ -1,0 +1,41 @@
+"""``euler``: first order along the probability flow.
+
+z_s = z_t + (s − t) dz/dt,    dz/dt = α'(t) x̂ + σ'(t) ε̂
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from latentsmith.config.schema import schema
+from latentsmith.diffusion.denoiser import Denoise
+from latentsmith.diffusion.paths import Path
+from latentsmith.sampling.noise import StepNoise
+from latentsmith.sampling.samplers.base import SAMPLERS, SamplerConfig, combine, predict, start
+
+
+def euler(
+    denoise: Denoise, z: Tensor, times: Tensor, *, path: Path, noise: StepNoise | None = None
+) -> Tensor:
+    """Data from noise, see `latentsmith.sampling.samplers.base`. One forward a step."""
+    state, steps = start(z, times)
+    d_alpha, d_sigma = path.d_alpha(times).tolist(), path.d_sigma(times).tolist()
+    for k, (t, s) in enumerate(steps):
+        data, eps = predict(denoise, state, t, z.dtype)
+        h = s - t
+        state = combine((1, state), (h * d_alpha[k], data), (h * d_sigma[k], eps))
+    return state.to(z.dtype)
+
+
+@SAMPLERS.register("euler", help="Euler's method on the probability flow; first order")
+@schema
+class EulerConfig(SamplerConfig):
+    """Euler's method on the probability flow ODE."""
+
+    kind: Literal["euler"] = "euler"
+
+    def sample(
+        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+    ) -> Tensor:
+        """See `SamplerConfig.sample`."""
+        return euler(denoise, z, self.times(path), path=path)
