@@ -60,6 +60,8 @@ class Backbone(nn.Module):
     Attributes:
         predicts: what the output means.
         latent_shape: (C, H, W).
+        classes: number of classes, None when unconditional.
+        config: the settings it was built from.
         width: D of `BackboneOutput.hidden`.
         depth: number of blocks.
         grid: (rows, columns) of the token grid.
@@ -67,6 +69,8 @@ class Backbone(nn.Module):
 
     predicts: Parametrization
     latent_shape: tuple[int, int, int]
+    classes: int | None
+    config: BackboneConfig
     width: int
     depth: int
     grid: tuple[int, int]

@@ -1,0 +1,1 @@
+"""Parts that denoising transformers share: attention, MLPs, norms, embedders, modulation."""

@@ -1,0 +1,40 @@
+"""Self-attention over all tokens."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentsmith.backbones.blocks.norms import HeadNorm, Norm
+from latentsmith.backbones.blocks.positions import rotate
+from latentsmith.backbones.blocks.weights import Linear
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: one product for queries, keys and values, then torch's fused
+    attention, which never holds the [N, N] weights of all heads.
+
+    Args:
+        width: channels D, a multiple of ``heads``.
+        heads: number of heads.
+        qk_norm: normalize queries and keys of each head, with a learned scale.
+        norm: the kind of that norm.
+    """
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, norm: Norm = "layer"):
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
+        self.q_norm = HeadNorm(width // heads, norm) if qk_norm else None
+        self.k_norm = HeadNorm(width // heads, norm) if qk_norm else None
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """x [B, N, D], rope [2, N, D/heads] → [B, N, D]."""
+        # unbound before the transposes: then the three gradients are stacked where qkv's lies
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)  # [B, N, heads, head]
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).flatten(2))

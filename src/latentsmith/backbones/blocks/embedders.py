@@ -1,0 +1,53 @@
+"""Vectors for what is not a token: time and class."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentsmith.backbones.blocks.positions import frequencies
+from latentsmith.backbones.blocks.weights import Constant, Linear
+
+
+class TimeEmbedder(nn.Module):
+    """Time as cosines and sines of ``waves`` / 2 frequencies, through an MLP: [B] → [B, width].
+
+    Args:
+        width: channels D.
+        scale, shift: the network sees ``scale`` t + ``shift``. DiT sees the index of its 1000
+            steps, 1000 t − 1; SiT a number in [0, 1].
+        spacing: of the frequencies 10000^(−k / (128 − spacing)): 0 in DiT and SiT, 1 in diffusers.
+        waves: 256 in all published networks.
+    """
+
+    def __init__(
+        self, width: int, *, scale: float, shift: float, spacing: int = 0, waves: int = 256
+    ):
+        super().__init__()
+        self.scale, self.shift = scale, shift
+        self.frequencies = Constant(partial(frequencies, waves // 2, shift=spacing))
+        self.fc1 = Linear(waves, width)
+        self.fc2 = Linear(width, width)
+
+    def waves(self, t: Tensor) -> Tensor:
+        """t [B] → cosines and sines [B, 256], in the wider of t's dtype and float32."""
+        t = t.to(torch.promote_types(t.dtype, torch.float32))
+        angles = (self.scale * t + self.shift)[:, None] * self.frequencies()
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t [B] in [0, 1], float64 where the index of a discrete step must be exact."""
+        return self.fc2(F.silu(self.fc1(self.waves(t).to(self.fc1.weight.dtype))))
+
+
+class LabelEmbedder(nn.Module):
+    """A vector for each class, and one more, the last, for "no class": [B] → [B, width]."""
+
+    def __init__(self, classes: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes + 1, width))
+
+    def forward(self, label: Tensor) -> Tensor:
+        """label int64 [B] in 0 … classes."""
+        return F.embedding(label, self.weight)
