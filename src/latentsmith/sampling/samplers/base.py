@@ -31,30 +31,14 @@ SAMPLERS = Registry("sampler", "latentsmith.sampling.samplers")
 
 @schema
 class SamplerConfig:
-    """Base of all sampler configs. Subclasses add ``kind: Literal[...]`` and `sample`."""
+    """Base of all sampler configs. Subclasses add ``kind: Literal[...]``, `times` and `sample`."""
 
     kind: str
-    steps: Annotated[int, Field(ge=1)] = 50
-    """Steps from noise to data."""
-    spacing: Spacing = "uniform"
-    """Where the steps lie: uniform in time, or leading, trailing, linspace as diffusers' schedulers
-    of the same names (trained indices of a vp path; linspace also for flow paths)."""
-    shift: Annotated[float, Field(gt=0)] = 1.0
-    """Above 1: more steps near noise, t -> shift t / (1 + (shift - 1) t). Larger latents want more
-    (SD3 uses 3 at 1024 pixels). For uniform spacing, and linspace on flow paths."""
-    offset: Annotated[int, Field(ge=0)] = 0
-    """Added to the indices of leading spacing (diffusers' steps_offset; Stable Diffusion has 1)."""
-    end: End = "data"
-    """Where the last step ends: data (t = 0), or first, the least noise a vp path was trained on
-    (diffusers' set_alpha_to_one=false, which Stable Diffusion has)."""
 
     def times(self, path: Path) -> Tensor:
-        """The grid, float64 [steps + 1], decreasing. Raises UserError when it does not fit the
-        path."""
-        return time_grid(
-            self.steps, path,
-            spacing=self.spacing, shift=self.shift, offset=self.offset, end=self.end,
-        )  # fmt: skip
+        """Where the steps lie, float64 [S + 1], decreasing. Raises UserError for settings that do
+        not fit the path."""
+        raise TypeError(f"{type(self).__name__} has no times()")
 
     def sample(
         self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
@@ -71,6 +55,32 @@ class SamplerConfig:
             UserError: a grid that does not fit the path, a stochastic sampler without ``noise``.
         """
         raise TypeError(f"{type(self).__name__} has no sample()")
+
+
+@schema
+class SteppedConfig(SamplerConfig):
+    """Base of the samplers with a fixed number of steps."""
+
+    steps: Annotated[int, Field(ge=1)] = 50
+    """Steps from noise to data."""
+    spacing: Spacing = "uniform"
+    """Where the steps lie: uniform in time, or leading, trailing, linspace as diffusers' schedulers
+    of the same names (trained indices of a vp path; linspace also for flow paths)."""
+    shift: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1: more steps near noise, t -> shift t / (1 + (shift - 1) t). Larger latents want more
+    (SD3 uses 3 at 1024 pixels). For uniform spacing, and linspace on flow paths."""
+    offset: Annotated[int, Field(ge=0)] = 0
+    """Added to the indices of leading spacing (diffusers' steps_offset; Stable Diffusion has 1)."""
+    end: End = "data"
+    """Where the last step ends: data (t = 0), or first, the least noise a vp path was trained on
+    (diffusers' set_alpha_to_one=false, which Stable Diffusion has)."""
+
+    def times(self, path: Path) -> Tensor:
+        """See `SamplerConfig.times`."""
+        return time_grid(
+            self.steps, path,
+            spacing=self.spacing, shift=self.shift, offset=self.offset, end=self.end,
+        )  # fmt: skip
 
 
 def start(z: Tensor, times: Tensor) -> tuple[Tensor, list[tuple[float, float]]]:

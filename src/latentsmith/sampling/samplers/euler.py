@@ -11,7 +11,7 @@ from latentsmith.config.schema import schema
 from latentsmith.diffusion.denoiser import Denoise
 from latentsmith.diffusion.paths import Path
 from latentsmith.sampling.noise import StepNoise
-from latentsmith.sampling.samplers.base import SAMPLERS, SamplerConfig, combine, predict, start
+from latentsmith.sampling.samplers.base import SAMPLERS, SteppedConfig, combine, predict, start
 
 
 def euler(
@@ -29,7 +29,7 @@ def euler(
 
 @SAMPLERS.register("euler", help="Euler's method on the probability flow; first order")
 @schema
-class EulerConfig(SamplerConfig):
+class EulerConfig(SteppedConfig):
     """Euler's method on the probability flow ODE."""
 
     kind: Literal["euler"] = "euler"

@@ -14,7 +14,7 @@ from latentsmith.config.schema import schema
 from latentsmith.diffusion.denoiser import Denoise
 from latentsmith.diffusion.paths import Path
 from latentsmith.sampling.noise import StepNoise
-from latentsmith.sampling.samplers.base import SAMPLERS, SamplerConfig, combine, predict, start
+from latentsmith.sampling.samplers.base import SAMPLERS, SteppedConfig, combine, predict, start
 
 
 def heun(
@@ -39,7 +39,7 @@ def heun(
 
 @SAMPLERS.register("heun", help="Heun's method on the probability flow; second order")
 @schema
-class HeunConfig(SamplerConfig):
+class HeunConfig(SteppedConfig):
     """Heun's method on the probability flow ODE; two forwards a step."""
 
     kind: Literal["heun"] = "heun"

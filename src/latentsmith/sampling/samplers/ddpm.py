@@ -1,0 +1,79 @@
+"""``ddpm``: ancestral sampling (Ho et al. 2020, arXiv 2006.11239, equation 7), on any path.
+
+    z_s = mean of q(z_s | z_t, x̂) + √v n                      n: fresh noise
+    mean = (a σ_s²/σ_t²) z_t + (α_s b/σ_t²) x̂,   a = α_t/α_s,   b = σ_t² − a² σ_s²
+    v = σ_s² b/σ_t² (small)  or  b (large)
+
+The two variances are exact for data that is one point and standard normal data; with many steps
+they agree. The step onto pure data adds no noise.
+"""
+
+from math import sqrt
+from typing import Literal
+
+from torch import Tensor
+
+from latentsmith.config.schema import schema
+from latentsmith.diffusion.denoiser import Denoise
+from latentsmith.diffusion.paths import Path
+from latentsmith.sampling.noise import StepNoise
+from latentsmith.sampling.samplers.base import (
+    SAMPLERS,
+    SteppedConfig,
+    combine,
+    needed,
+    predict,
+    start,
+)
+
+Variance = Literal["small", "large"]
+
+
+def ddpm(
+    denoise: Denoise,
+    z: Tensor,
+    times: Tensor,
+    *,
+    path: Path,
+    noise: StepNoise | None = None,
+    variance: Variance = "small",
+) -> Tensor:
+    """Data from noise, see `latentsmith.sampling.samplers.base`. One forward a step.
+
+    Args:
+        variance: of the fresh noise.
+
+    Raises:
+        UserError: no ``noise``.
+    """
+    state, steps = start(z, times)
+    alpha, sigma = path.alpha(times).tolist(), path.sigma(times).tolist()
+    fresh = needed(noise, "ddpm")
+    for k, (t, _) in enumerate(steps):
+        data, _ = predict(denoise, state, t, z.dtype)
+        alpha_s, sigma_s = alpha[k + 1], sigma[k + 1]
+        a = alpha[k] / alpha_s
+        b = max(sigma[k] ** 2 - (a * sigma_s) ** 2, 0.0)  # below 0 by rounding only
+        kept, new = a * sigma_s**2 / sigma[k] ** 2, alpha_s * b / sigma[k] ** 2
+        state = combine((kept, state), (new, data))
+        v = b * sigma_s**2 / sigma[k] ** 2 if variance == "small" else b
+        if sigma_s > 0:
+            state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=sqrt(v))
+    return state.to(z.dtype)
+
+
+@SAMPLERS.register("ddpm", help="ancestral sampling of the diffusion's own reverse steps")
+@schema
+class DdpmConfig(SteppedConfig):
+    """Ancestral sampling; wants some hundred steps."""
+
+    kind: Literal["ddpm"] = "ddpm"
+    variance: Variance = "small"
+    """Variance of the fresh noise: small (of the step given the data) or large (of the noise that
+    the step forwards adds). diffusers' fixed_small, fixed_large."""
+
+    def sample(
+        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+    ) -> Tensor:
+        """See `SamplerConfig.sample`."""
+        return ddpm(denoise, z, self.times(path), path=path, noise=noise, variance=self.variance)
