@@ -7,6 +7,7 @@ A folder has ``config.json`` (the network's settings, latent shape, classes) and
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -93,13 +94,14 @@ def load_backbone(folder: Path | str) -> Backbone:
     return backbone.eval()
 
 
-def fill(backbone: Backbone, state: dict[str, Tensor], where: str) -> None:
-    """Put ``state`` into a network built on the meta device; its tensors are kept, not copied.
+def check_state(
+    expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], where: str
+) -> None:
+    """Compare names and shapes of weights.
 
     Raises:
         UserError: missing, unexpected or ill-shaped weights, naming them.
     """
-    expected = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
     problems = [f"lacks {k}" for k in expected if k not in state]
     problems += [f"has an unexpected {k}" for k in state if k not in expected]
     problems += [
@@ -112,10 +114,19 @@ def fill(backbone: Backbone, state: dict[str, Tensor], where: str) -> None:
         raise UserError(
             f"the weights of {where} do not fit the network: it {'; '.join(problems[:8])}{more}"
         )
+
+
+def fill(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:
+    """Put ``state`` into a network built on the meta device; its tensors are kept, not copied.
+
+    Raises:
+        UserError: they do not fit, see `check_state`.
+    """
+    expected = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
+    check_state(expected, state, where)
     backbone.to_empty(device="cpu")  # constants are made anew
     backbone.load_state_dict({k: v.contiguous() for k, v in state.items()}, assign=True)
-    for parameter in backbone.parameters():
-        parameter.requires_grad_(True)
+    backbone.requires_grad_(True)
 
 
 @cache
