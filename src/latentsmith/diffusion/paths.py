@@ -4,6 +4,9 @@ One time convention for the whole library: t = 0 is data, t = 1 is noise. diffus
 discrete steps i = 0 … T − 1 from little to much noise; here step i is t = (i + 1) / T.
 """
 
+from functools import cached_property
+
+import torch
 from torch import Tensor
 
 from latentsmith.config.schema import schema
@@ -43,9 +46,29 @@ class Path:
         """dσ/dt."""
         raise TypeError(f"{type(self).__name__} has no d_sigma()")
 
+    def on_grid(self, t: Tensor) -> Tensor:
+        """Times at which a network for this path was or will be trained: ``t`` itself, or, on a
+        path made of discrete steps, the step at or after it."""
+        return t
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """(α(1), σ(0)): how much data is left at the noisy end, how much noise at the clean one.
+        Where they are 0, some conversions between parametrizations have no answer."""
+        t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        return float(self.alpha(t)[1]), float(self.sigma(t)[0])
+
     def mix(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """z_t [B, …] of data and noise [B, …] at times [B]."""
-        shape = (-1, *[1] * (data.ndim - 1))
-        return (
-            self.alpha(t).view(shape).to(data) * data + self.sigma(t).view(shape).to(data) * noise
-        )
+        t = precise(t)
+        return weight(self.alpha(t), data) * data + weight(self.sigma(t), data) * noise
+
+
+def precise(t: Tensor) -> Tensor:
+    """Times in float64, where the device has it: coefficients cancel near the ends."""
+    return t if t.device.type == "mps" else t.double()
+
+
+def weight(factor: Tensor, like: Tensor) -> Tensor:
+    """Per-sample factors [B] in the dtype of ``like`` [B, …], shaped to multiply it."""
+    return factor.to(like).view(-1, *[1] * (like.ndim - 1))
