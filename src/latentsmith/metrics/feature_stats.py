@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from latentsmith.errors import UserError
 from latentsmith.metrics.checks import check_count, check_finite
+from latentsmith.utils.distributed import is_distributed, sum_over_ranks, world_size
 
 
 class FeatureStats:
     """Streaming (n, mean [D], centred second moment M2 [D, D]).
 
     Centred accumulation (Chan et al. 1979): raw float32 moments lose the small eigenvalues.
-    ``update`` per batch, `merge` across workers or shards, in any order.
+    ``update`` per batch, `merge` across workers or shards, in any order; `all_reduce` over ranks.
 
     Args:
         dim: feature width D.
@@ -41,12 +43,13 @@ class FeatureStats:
                 f"features of {self.space!r} must be [B, {len(self.mean)}], "
                 f"got {list(features.shape)}."
             )
-        x = check_finite(features.detach(), "features").double().cpu()
-        if len(x) == 0:
+        if len(features) == 0:
             return self
+        x = check_finite(features.detach(), "features")
+        x = (x if x.is_cuda else x.cpu()).double()  # other accelerators have no float64
         mean = x.mean(0)
         x = x - mean
-        return self._add(len(x), mean, x.T @ x)
+        return self._add(len(x), mean.cpu(), (x.T @ x).cpu())
 
     def _add(self, n: int, mean: Tensor, m2: Tensor) -> "FeatureStats":
         total = self.n + n
@@ -60,6 +63,27 @@ class FeatureStats:
         """Add another's samples. Raises UserError when it is of another space."""
         self.check_same_space(other)
         return self if other.n == 0 else self._add(other.n, other.mean, other.m2)
+
+    def all_reduce(self) -> "FeatureStats":
+        """New statistics of all processes' samples together, equal on every process, which all
+        must call this. Exact: centred on the common mean before anything is summed.
+
+        Raises UserError, on every process, when they hold different spaces.
+        """
+        if not is_distributed():
+            return self
+        spaces: list[Any] = [None] * world_size()
+        dist.all_gather_object(spaces, (self.space, len(self.mean)))
+        if len(set(spaces)) > 1:
+            raise UserError(f"the processes hold statistics of different spaces: {spaces}.")
+        total = FeatureStats(len(self.mean), self.space)
+        total.n = int(sum_over_ranks(torch.tensor(self.n)))
+        if total.n == 0:
+            return total
+        total.mean = sum_over_ranks(self.mean * (self.n / total.n))
+        delta = self.mean - total.mean
+        total.m2 = sum_over_ranks(self.m2 + torch.outer(delta, delta) * self.n)
+        return total
 
     def check_same_space(self, other: "FeatureStats") -> None:
         """Raises UserError naming both sides when the features were made differently."""

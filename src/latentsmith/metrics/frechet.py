@@ -62,7 +62,7 @@ def frechet_from_stats(a: FeatureStats, b: FeatureStats) -> float:
     return max(mean + float(cov_a.trace() + cov_b.trace()) - 2 * nuclear_norm(cross), 0.0)
 
 
-def _mean_and_root(x: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_root(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [D] and covariance root [D, r] of float64 features [N, D], r = min(N, D)."""
     mean = x.mean(0)
     x = (x - mean) / (len(x) - 1) ** 0.5
@@ -82,7 +82,7 @@ def frechet_distance(features: Tensor, features_ref: Tensor) -> float:
     Raises:
         UserError: fewer than 2 rows, unequal widths, NaN.
     """
-    (mean_a, a), (mean_b, b) = map(_mean_and_root, check_feature_pair(features, features_ref))
+    (mean_a, a), (mean_b, b) = map(mean_and_root, check_feature_pair(features, features_ref))
     spread = a.square().sum() + b.square().sum()
     value = (mean_a - mean_b).square().sum() + spread - 2 * nuclear_norm(a.T @ b)
     return max(float(value), 0.0)
@@ -115,12 +115,12 @@ def reference_floor(
     wanted by a factor linear in 1/n at most 2 (none in m when the reference is twice as large).
     Returns (floor, how it was made).
     """
-    check_finite(features_ref, "features_ref")
+    x = check_finite(features_ref, "features_ref")
     total = len(features_ref)
     check_count(total, 4, "the same-distribution floor")
     m = min(count, total // 2)
     order = torch.randperm(total, generator=generator("floor", seed))
-    distance = frechet_distance(features_ref[order[:m]], features_ref[order[m:]])
+    distance = frechet_distance(x[order[:m]], x[order[m:]])
     scale = (1 / count + 1 / total) / (1 / m + 1 / (total - m))
     return distance * scale, {"floor": f"{m} of the reference against the other {total - m}"}
 
@@ -134,7 +134,7 @@ def gaussian_floor(
     root = covariance_root(reference.cov, reference.n - 1)
     gen = generator("gaussian-floor", seed)
     draws = torch.randn(count, root.shape[1], generator=gen, dtype=torch.float64) @ root.T
-    mean, made = _mean_and_root(draws)
+    mean, made = mean_and_root(draws)
     spread = made.square().sum() + root.square().sum() - 2 * nuclear_norm(made.T @ root)
     return max(float(mean.square().sum() + spread), 0.0), {
         "floor": "Gaussian draws of the reference's statistics"

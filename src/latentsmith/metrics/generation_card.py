@@ -1,9 +1,9 @@
 """How good is a generator? Distances and coverage of its samples' features, as one card."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from latentsmith.config.schema import schema
@@ -12,133 +12,174 @@ from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.checks import check_finite
 from latentsmith.metrics.feature_stats import FeatureStats
-from latentsmith.metrics.frechet import frechet_from_stats, gaussian_floor, reference_floor
+from latentsmith.metrics.frechet import mean_and_root, nuclear_norm
+from latentsmith.metrics.frechet_interval import frechet_draws, frechet_influence
+from latentsmith.metrics.generation_reference import GenerationReference, random_rows
+from latentsmith.metrics.kid import kid_draws
 from latentsmith.metrics.prdc import manifolds
 from latentsmith.metrics.registry import METRICS
-from latentsmith.utils.seeding import generator
 
 MANIFOLD = ("precision", "recall", "density", "coverage")
 
 
 @schema
-class GenerationConfig:
+class GenerationCardConfig:
     """How generated samples are measured."""
 
     neighbours: int = 5
     """k of precision, recall, density and coverage."""
     resamples: int = 200
-    """Resampled values behind each interval."""
+    """Resampled values behind each interval; 0: none."""
     seed: int = 0
     """Seeds subsets and resampling."""
     points: int = 10_000
     """Samples of each side used at most where the cost grows with their square (all but the
-    Fréchet distance)."""
+    Fréchet distance, which takes all)."""
 
 
 def measure_generation(
     features: Tensor,
-    reference: FeatureStats | Tensor,
+    reference: FeatureStats | Tensor | GenerationReference,
     *,
     space: str,
     stamp: Stamp,
     reference_features: Tensor | None = None,
-    cfg: GenerationConfig | None = None,
+    cfg: GenerationCardConfig | None = None,
     k: int | None = None,
     seed: int | None = None,
     resamples: int | None = None,
 ) -> LatentCard:
     """``fd``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage`` of generated samples.
 
+    ``fd`` is of all samples against all of the reference; the others of equally many of both sides.
+    Every number carries what the real distribution itself would give (``baseline``) and an interval
+    over samples. Intervals of two generators that started from the same noise are paired
+    (`latentsmith.metrics.card.joint_difference`).
+
     Args:
         features: of the generated samples [N, D].
-        reference: of the real ones: statistics, or features [M, D].
+        reference: of the real ones: features [M, D], statistics, or a `GenerationReference`, which
+            spares a third of the time from the second call on.
         space: the feature space, the end of every name.
         stamp: data, sampler, steps, ema; count and space are filled in here.
         reference_features: real features [M, D] where ``reference`` holds statistics only; without
             them only ``fd`` is measured.
         k, seed, resamples: instead of ``cfg``'s.
 
-    What cannot be measured goes to ``not_measured`` with the reason.
+    Raises:
+        UserError: NaN in the reference, or statistics of another space. What cannot be measured of
+            the generated samples (NaN, too few) goes to ``not_measured`` with the reason.
     """
     given = {"neighbours": k, "seed": seed, "resamples": resamples}
-    cfg = replace(cfg or GenerationConfig(), **{n: v for n, v in given.items() if v is not None})
-    real = reference if isinstance(reference, Tensor) else reference_features
+    cfg = replace(
+        cfg or GenerationCardConfig(), **{n: v for n, v in given.items() if v is not None}
+    )
+    real = GenerationReference.of(reference, space, reference_features)
     stamp = replace(stamp, count=len(features), space=space)
     card = LatentCard()
-    try:
-        check_finite(features, "generated features")
-        _frechet(card, features, reference, real, stamp, cfg)
-    except UserError as reason:
-        card.not_measured[f"fd_{space}"] = str(reason)
-    try:
-        if real is None:
-            raise UserError("needs the reference's features, not only their statistics.")
-        _pairwise(card, features, real, stamp, cfg)
-    except UserError as reason:
-        for name in ("kid", *MANIFOLD):
-            card.not_measured.setdefault(f"{name}_{space}", str(reason))
+    for names, measure in (
+        (("fd",), _frechet),
+        (("kid",), _kernel),
+        (MANIFOLD, _manifolds),
+    ):
+        try:
+            check_finite(features, "generated features")
+            measure(card, features, real, stamp, cfg)
+        except UserError as reason:
+            card.not_measured |= {f"{name}_{space}": str(reason) for name in names}
     return card
 
 
 def _frechet(
     card: LatentCard,
     features: Tensor,
-    reference: FeatureStats | Tensor,
-    real: Tensor | None,
+    real: GenerationReference,
     stamp: Stamp,
-    cfg: GenerationConfig,
+    cfg: GenerationCardConfig,
 ) -> None:
     """Against all of the reference, with the floor at this n."""
-    if isinstance(reference, Tensor):
-        reference = FeatureStats.of(reference, stamp.space)
-    value = frechet_from_stats(FeatureStats.of(features, reference.space), reference)
-    n = len(features)
-    floor, how = (
-        gaussian_floor(reference, n, seed=cfg.seed)
-        if real is None
-        else reference_floor(real, n, seed=cfg.seed)
-    )
-    detail = {**stamp.detail, "reference_count": reference.n, **how}
+    FeatureStats(len(real.stats.mean), real.space).update(features[:1])  # the same width?
+    x = features.detach().double().cpu()
+    n = len(x)
+    floor, how = real.frechet_floor(n, cfg.seed)
+    mean, root = mean_and_root(x)
+    spread = root.square().sum() + real.stats.cov.trace() - 2 * nuclear_norm(root.T @ real.root)
+    value = max(float((mean - real.stats.mean).square().sum() + spread), 0.0)
+    draws = None
+    if cfg.resamples:
+        influence = frechet_influence(x, real.stats.mean, real.root)
+        draws = frechet_draws(value, influence, cfg.resamples, cfg.seed)
+    detail = {"reference_count": real.stats.n, "interval": "generated samples, reference fixed"}
     card.measurements.append(
         METRICS["fd"].from_replicates(
             value,
-            None,
-            stamp=replace(stamp, detail=detail),
-            suffix=stamp.space,
+            draws,
+            stamp=replace(stamp, detail={**stamp.detail, **detail}),
+            suffix=real.space,
             seed=cfg.seed,
-            baseline=(floor, {"baseline": "the reference's own distribution at this n"}),
+            baseline=(floor, {"baseline": "the reference's own distribution at this n", **how}),
         )
     )
 
 
-def _subset(x: Tensor, count: int, name: str, seed: int) -> Tensor:
-    """``count`` random rows of x, in order."""
-    if len(x) <= count:
-        return x
-    index = torch.randperm(len(x), generator=generator("generation", name, seed))[:count]
-    return x[index.sort().values]
+def _equal(
+    features: Tensor, real: GenerationReference, stamp: Stamp, cfg: GenerationCardConfig
+) -> tuple[Tensor, Tensor, Stamp]:
+    """Equally many of both sides, stamped."""
+    most = cfg.points if real.features is None else min(len(real.features), cfg.points)
+    made = random_rows(features.detach().cpu(), most, cfg.seed, "made")
+    kept = real.rows(len(made), cfg.seed)
+    detail = {**stamp.detail, "reference_count": len(made)}
+    return made, kept, replace(stamp, count=len(made), detail=detail)
 
 
-def _pairwise(
-    card: LatentCard, features: Tensor, real: Tensor, stamp: Stamp, cfg: GenerationConfig
+def _kernel(
+    card: LatentCard,
+    features: Tensor,
+    real: GenerationReference,
+    stamp: Stamp,
+    cfg: GenerationCardConfig,
 ) -> None:
-    """What compares samples with samples: equally many of both sides."""
-    n = min(len(features), len(real), cfg.points)
-    made, real = _subset(features, n, "made", cfg.seed), _subset(real, n, "real", cfg.seed)
-    stamp = replace(stamp, count=n, detail={**stamp.detail, "reference_count": n})
-    how: dict[str, Any] = {"resamples": cfg.resamples, "seed": cfg.seed}
-    card.add("kid", made, real, stamp=stamp, space=stamp.space, **how)
-    found = manifolds(made, real, k=cfg.neighbours)
-    stamp = replace(stamp, detail={**stamp.detail, "k": cfg.neighbours})
+    made, kept, stamp = _equal(features, real, stamp, cfg)
+    value, draws = kid_draws(made, kept, replicates=cfg.resamples, seed=cfg.seed)
+    chance: Mapping[str, Any] = {"baseline": "two sets of one distribution"}
+    card.measurements.append(
+        METRICS["kid"].from_replicates(
+            value,
+            draws if cfg.resamples else None,
+            stamp=stamp,
+            suffix=real.space,
+            seed=cfg.seed,
+            baseline=(0.0, dict(chance)),
+        )
+    )
+
+
+def _manifolds(
+    card: LatentCard,
+    features: Tensor,
+    real: GenerationReference,
+    stamp: Stamp,
+    cfg: GenerationCardConfig,
+) -> None:
+    """Precision, recall, density, coverage."""
+    made, kept, stamp = _equal(features, real, stamp, cfg)
+    n, k, seed = len(made), cfg.neighbours, cfg.seed
+    found = manifolds(made, kept, k=k, radii=real.radii(n, k, seed) if n > k else None)
+    stamp = replace(stamp, detail={**stamp.detail, "k": k})
+    floors = real.manifold_floors(n, k, seed)
     for name in MANIFOLD:
         metric = METRICS[name]
-        chance = (
-            metric.baseline(made, real, seed=cfg.seed, k=cfg.neighbours)
-            if metric.baseline is not None
-            else (None, {})
-        )
+        chance = floors.get(name, (None, {}))
+        if metric.baseline is not None:
+            chance = metric.baseline(made, kept, seed=seed, k=k)
         card.measurements.append(
             metric.from_samples(
-                getattr(found, name), stamp=stamp, suffix=stamp.space, baseline=chance, **how
+                getattr(found, name),
+                stamp=stamp,
+                suffix=real.space,
+                baseline=chance,
+                resamples=cfg.resamples,
+                seed=seed,
             )
         )

@@ -12,7 +12,9 @@ points r_i (radius ρ_i), generated g_j (radius γ_j) and d the Euclidean distan
 
 All four depend on both counts and on k: compare equal counts and equal k only (the generation card
 takes equally many of both sides). Intervals resample the points that are averaged and keep the
-balls: an interval for other samples of the same generator against the same manifolds.
+balls. Against newly generated samples and a fixed reference (Gaussians of 4 … 32 dimensions, n =
+300 and 600) their standard error was 0.75 … 1.15 times the true one; with a new reference too, the
+true one grew to 1.0 … 1.7 times that.
 """
 
 from collections.abc import Iterator
@@ -65,7 +67,9 @@ def squared_radii(x: Tensor, k: int) -> Tensor:
     return found
 
 
-def manifolds(features: Tensor, features_ref: Tensor, *, k: int = 5) -> Manifolds:
+def manifolds(
+    features: Tensor, features_ref: Tensor, *, k: int = 5, radii: Tensor | None = None
+) -> Manifolds:
     """The per-sample values behind all four metrics, in one pass over the distances.
 
     Time: three matrix products of N x M x D in float64 (which a tight cluster far from the other
@@ -73,6 +77,7 @@ def manifolds(features: Tensor, features_ref: Tensor, *, k: int = 5) -> Manifold
 
     Args:
         features: generated [N, D]. features_ref: real [M, D].
+        radii: `squared_radii` of the real ones, where they are known.
 
     Raises:
         UserError: fewer than k + 1 rows on a side, unequal widths, NaN.
@@ -82,7 +87,8 @@ def manifolds(features: Tensor, features_ref: Tensor, *, k: int = 5) -> Manifold
         check_count(len(x), k + 1, f"the manifold of {name} with k = {k}")
     centre = r.mean(0)  # distances do not see it; it saves digits
     g, r = g - centre, r - centre
-    real, made = squared_radii(r, k), squared_radii(g, k)
+    real = squared_radii(r, k) if radii is None else radii
+    made = squared_radii(g, k)
     holders = torch.zeros(len(g), dtype=torch.int64, device=g.device)
     recall, coverage = [], []
     for rows, d2 in _blocks(r, g):

@@ -90,3 +90,58 @@ def gather_with_grad(x: Tensor) -> Tensor:
         return x
     _check_equal_batches(x)
     return _Gather.apply(x)  # type: ignore[return-value]
+
+
+def rank_slice(count: int) -> slice:
+    """This process's share of ``count`` rows: contiguous, in order of rank, sizes differing by one
+    at most. ``gather_rows(x[rank_slice(len(x))])`` is ``x`` again."""
+    own, all_ = rank(), world_size()
+    return slice(count * own // all_, count * (own + 1) // all_)
+
+
+def _on_wire(x: Tensor) -> Tensor:
+    """``x`` where the process group can send it from."""
+    on_gpu = dist.get_backend() == "nccl" and not x.is_cuda
+    return (x.cuda() if on_gpu else x).contiguous()
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Join the rows of all processes, in order of rank; counts may differ, no gradient.
+
+    Args:
+        x: [n, …] with any n, also 0, on every process, which all must call this.
+
+    Returns:
+        [sum of n, …] on every process, on the device of ``x``; ``x`` itself when not distributed.
+
+    Raises:
+        UserError: on every process, when the rows' shapes or types differ.
+    """
+    if not is_distributed():
+        return x
+    own = (tuple(x.shape), str(x.dtype))
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, own)
+    shapes = [shape for shape, _ in found]
+    if len({(shape[1:], dtype) for shape, dtype in found}) > 1:
+        raise UserError(
+            f"the processes hold rows of different kinds ({found}, in order of rank): "
+            "all must use one model and one precision."
+        )
+    most = max(shape[0] for shape in shapes)
+    wire = _on_wire(x.detach())
+    padded = wire.new_zeros(most, *x.shape[1:])
+    padded[: len(x)] = wire
+    parts = [torch.empty_like(padded) for _ in shapes]
+    dist.all_gather(parts, padded)
+    kept = [part[: shape[0]] for part, shape in zip(parts, shapes, strict=True)]
+    return torch.cat(kept).to(x.device)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Elementwise sum over processes, a new tensor, the same on all; ``x`` when not distributed."""
+    if not is_distributed():
+        return x
+    total = _on_wire(x.detach()).clone()
+    dist.all_reduce(total)
+    return total.to(x.device)
