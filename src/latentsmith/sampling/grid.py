@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentsmith.diffusion.paths import Path
+from latentsmith.diffusion.vp import VPPath
 from latentsmith.errors import UserError
 
 Spacing = Literal["uniform", "leading", "trailing", "linspace"]
@@ -38,7 +39,8 @@ def time_grid(
 ) -> Tensor:
     """Times float64 [steps + 1], decreasing from (near) 1 to the end.
 
-    ``uniform``: t = 1 − k/S, shifted. What diffusers' flow pipelines pass as ``sigmas``.
+    ``uniform``: t = 1 − k/S, shifted; on a vp path, the trained step at or before each. What
+    diffusers' flow pipelines pass as ``sigmas``.
     ``linspace`` on a flow path: S times from 1 to 1/1000, then 0, what diffusers' flow schedulers
     take when no ``sigmas`` are given (their shift falls on the lowest time twice, so here too).
     ``leading``, ``trailing``, ``linspace`` on a vp path: indices as in Lin et al. 2024 (arXiv
@@ -48,7 +50,7 @@ def time_grid(
 
     Args:
         steps: S.
-        path: asked for ``alphas_cumprod`` (float64 [T]) where indices are wanted.
+        path: the model's; its trained steps count, where it has any.
         spacing, shift, offset, end: see `latentsmith.sampling.samplers.SamplerConfig`.
         skip_last: leading and linspace on a vp path: the grid of S + 1 points without its lowest,
             as diffusers' DPMSolverMultistepScheduler spaces them.
@@ -56,15 +58,16 @@ def time_grid(
     Raises:
         UserError: settings that do not fit each other or the path.
     """
-    trained = getattr(path, "alphas_cumprod", None)
+    trained = path.timesteps if isinstance(path, VPPath) else None
     if end == "first" and trained is None:
         raise UserError("end=first is for vp paths, which have a first trained step: use end=data")
     if spacing == "uniform":
-        times = shifted(1 - torch.arange(steps, dtype=torch.float64) / steps, shift)
+        even = 1 - torch.arange(steps, dtype=torch.float64) / steps
+        times = path.on_grid(shifted(even, shift))
     elif trained is not None:
         if shift != 1:
             raise UserError(f"spacing={spacing} on a vp path takes no shift: use spacing=uniform")
-        times = _indices(steps, len(trained), spacing, offset, skip_last).add(1) / len(trained)
+        times = _indices(steps, trained, spacing, offset, skip_last).add(1) / trained
     elif spacing == "linspace":
         lowest = shifted(torch.tensor(1 / FLOW_STEPS, dtype=torch.float64), shift)
         times = shifted(torch.linspace(1, float(lowest), steps, dtype=torch.float64), shift)
@@ -73,8 +76,12 @@ def time_grid(
             f"spacing={spacing} counts the trained steps of a vp path, this path has none: "
             "use spacing=uniform or linspace"
         )
-    last = 1 / len(trained) if end == "first" and trained is not None else 0.0
+    last = 1 / trained if end == "first" and trained is not None else 0.0
     times = times[times > last]
+    if bool((times.diff() >= 0).any()):
+        raise UserError(
+            f"{steps} steps with shift={shift}: the path has only {trained}: take fewer"
+        )
     return torch.cat([times, torch.tensor([last], dtype=torch.float64)])
 
 

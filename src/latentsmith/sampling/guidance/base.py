@@ -6,8 +6,11 @@ model it is compared with, above 1 the difference is exaggerated:
     D = D_ref + scale (D_cond − D_ref)
 
 Papers that write (1 + w) D_cond − w D_ref mean scale = 1 + w. Since z = α x + σ ε holds for both
-predictions, mixing x̂ and ε̂ with the same scale mixes every parametrization.
+predictions, mixing x̂ and ε̂ with the same scale mixes every parametrization. A learned variance is
+the conditional model's.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,16 +47,6 @@ class GuidanceConfig:
         raise TypeError(f"{type(self).__name__} has no bind()")
 
 
-def mix(reference: Prediction, conditional: Prediction, scale: float) -> Prediction:
-    """D_ref + scale (D_cond − D_ref)."""
-    return Prediction(
-        data=torch.lerp(reference.data, conditional.data, scale),
-        noise=torch.lerp(reference.noise, conditional.noise, scale),
-        t=conditional.t,
-        path=conditional.path,
-    )
-
-
 class Pair:
     """Conditional and unconditional predictions from one forward of 2 B rows.
 
@@ -78,8 +71,18 @@ class Pair:
     def __call__(self, z: Tensor, t: Tensor) -> tuple[Prediction, Prediction]:
         """(conditional, unconditional)."""
         seen = self.denoiser(torch.cat([z, z]), torch.cat([t, t]), self.both)
-        (x, x_null), (eps, eps_null) = seen.data.chunk(2), seen.noise.chunk(2)
-        return Prediction(x, eps, t, seen.path), Prediction(x_null, eps_null, t, seen.path)
+        return half(seen, slice(len(z))), half(seen, slice(len(z), None))
+
+
+def half(seen: Prediction, rows: slice) -> Prediction:
+    """Some rows of a prediction."""
+    return replace(
+        seen,
+        data=seen.data[rows],
+        noise=seen.noise[rows],
+        t=seen.t[rows],
+        variance=None if seen.variance is None else seen.variance[rows],
+    )
 
 
 def no_weak(weak: Denoiser | None, kind: str) -> None:

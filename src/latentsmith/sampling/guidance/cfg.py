@@ -11,7 +11,7 @@ from torch import Tensor
 from latentsmith.backbones.base import Condition
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.denoiser import Denoise, Denoiser, Prediction
-from latentsmith.sampling.guidance.base import GUIDANCE, GuidanceConfig, Pair, mix, no_weak
+from latentsmith.sampling.guidance.base import GUIDANCE, GuidanceConfig, Pair, no_weak
 
 
 @GUIDANCE.register("cfg", help="classifier-free guidance")
@@ -22,6 +22,8 @@ class CfgConfig(GuidanceConfig):
     kind: Literal["cfg"] = "cfg"
     scale: Annotated[float, Field(ge=0)] = 1.5
     """1 is the conditional model, 0 the unconditional one."""
+    channels: Annotated[int, Field(ge=1)] | None = None
+    """Guide the first channels only, the others are the conditional model's. Null: all."""
 
     def bind(
         self, denoiser: Denoiser, condition: Condition, weak: Denoiser | None = None
@@ -34,6 +36,10 @@ class CfgConfig(GuidanceConfig):
 
         def denoise(z: Tensor, t: Tensor) -> Prediction:
             conditional, unconditional = pair(z, t)
-            return mix(unconditional, conditional, self.scale)
+            guided = unconditional.blend(conditional, self.scale)
+            if self.channels is not None:
+                guided.data[:, self.channels :] = conditional.data[:, self.channels :]
+                guided.noise[:, self.channels :] = conditional.noise[:, self.channels :]
+            return guided
 
         return denoise

@@ -46,8 +46,8 @@ def adaptive(
 
     def velocity(t: Tensor, state: Tensor) -> Tensor:
         at = t.detach().cpu().double()
-        data, eps = predict(denoise, state, float(at), z.dtype)
-        return combine((float(path.d_alpha(at)), data), (float(path.d_sigma(at)), eps))
+        seen = predict(denoise, state, float(at), z.dtype)
+        return combine((float(path.d_alpha(at)), seen.data), (float(path.d_sigma(at)), seen.noise))
 
     def worst(error: Tensor) -> Tensor:
         return error.flatten(1).square().mean(1).max().sqrt()

@@ -11,6 +11,7 @@ the network and two or three sums. The state is float32 (float64 when ``z`` is),
 ``torch.no_grad()`` unless you want them.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from latentsmith.config.schema import schema
-from latentsmith.diffusion.denoiser import Denoise
+from latentsmith.diffusion.denoiser import Denoise, Prediction
 from latentsmith.diffusion.paths import Path
 from latentsmith.errors import UserError
 from latentsmith.registry import Registry
@@ -95,11 +96,11 @@ def start(z: Tensor, times: Tensor) -> tuple[Tensor, list[tuple[float, float]]]:
     return (z if z.dtype == torch.float64 else z.float()), steps
 
 
-def predict(denoise: Denoise, state: Tensor, t: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(data, noise) in the state's dtype, as the model sees them at time ``t``."""
+def predict(denoise: Denoise, state: Tensor, t: float, dtype: torch.dtype) -> Prediction:
+    """What the model sees in the state at time ``t``, in the state's dtype."""
     t_batch = torch.full((len(state),), t, dtype=state.dtype, device=state.device)
     seen = denoise(state.to(dtype), t_batch)
-    return seen.data.to(state.dtype), seen.noise.to(state.dtype)
+    return replace(seen, data=seen.data.to(state.dtype), noise=seen.noise.to(state.dtype))
 
 
 def combine(*terms: tuple[float, Tensor]) -> Tensor:

@@ -47,10 +47,10 @@ def ddim(
     alpha, sigma = path.alpha(times).tolist(), path.sigma(times).tolist()
     fresh = needed(noise, "ddim with eta > 0") if eta > 0 else None
     for k, (t, _) in enumerate(steps):
-        data, eps = predict(denoise, state, t, z.dtype)
+        seen = predict(denoise, state, t, z.dtype)
         std = eta * sqrt(posterior_variance(alpha[k], sigma[k], alpha[k + 1], sigma[k + 1]))
         kept = sqrt(max(sigma[k + 1] ** 2 - std**2, 0.0))  # below 0 by rounding only
-        state = combine((alpha[k + 1], data), (kept, eps))
+        state = combine((alpha[k + 1], seen.data), (kept, seen.noise))
         if fresh is not None and std > 0:
             state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=std)
     return state.to(z.dtype)

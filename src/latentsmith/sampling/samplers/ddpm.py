@@ -2,13 +2,14 @@
 
     z_s = mean of q(z_s | z_t, x̂) + √v n                      n: fresh noise
     mean = (a σ_s²/σ_t²) z_t + (α_s b/σ_t²) x̂,   a = α_t/α_s,   b = σ_t² − a² σ_s²
-    v = σ_s² b/σ_t² (small)  or  b (large)
+    v = σ_s² b/σ_t² (small)  or  b (large)  or  large^f small^(1 − f), f = (network + 1)/2 (learned)
 
-The two variances are exact for data that is one point and standard normal data; with many steps
-they agree. The step onto pure data adds no noise.
+Small is exact for data that is one point, large for standard normal data; with many steps they
+agree. Learned: Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 15, which DiT has. The step onto
+pure data adds no noise.
 """
 
-from math import sqrt
+from math import log, sqrt
 from typing import Literal
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.denoiser import Denoise
 from latentsmith.diffusion.paths import Path
+from latentsmith.errors import UserError
 from latentsmith.sampling.noise import StepNoise
 from latentsmith.sampling.samplers.base import (
     SAMPLERS,
@@ -26,7 +28,7 @@ from latentsmith.sampling.samplers.base import (
     start,
 )
 
-Variance = Literal["small", "large"]
+Variance = Literal["small", "large", "learned"]
 
 
 def ddpm(
@@ -44,22 +46,38 @@ def ddpm(
         variance: of the fresh noise.
 
     Raises:
-        UserError: no ``noise``.
+        UserError: no ``noise``, or a learned variance of a network that learns none.
     """
     state, steps = start(z, times)
     alpha, sigma = path.alpha(times).tolist(), path.sigma(times).tolist()
     fresh = needed(noise, "ddpm")
     for k, (t, _) in enumerate(steps):
-        data, _ = predict(denoise, state, t, z.dtype)
+        seen = predict(denoise, state, t, z.dtype)
         alpha_s, sigma_s = alpha[k + 1], sigma[k + 1]
         a = alpha[k] / alpha_s
         b = max(sigma[k] ** 2 - (a * sigma_s) ** 2, 0.0)  # below 0 by rounding only
         kept, new = a * sigma_s**2 / sigma[k] ** 2, alpha_s * b / sigma[k] ** 2
-        state = combine((kept, state), (new, data))
-        v = b * sigma_s**2 / sigma[k] ** 2 if variance == "small" else b
-        if sigma_s > 0:
-            state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=sqrt(v))
+        state = combine((kept, state), (new, seen.data))
+        small = b * sigma_s**2 / sigma[k] ** 2
+        if sigma_s == 0:
+            continue
+        n = fresh(k, z.shape[1:]).to(state)
+        if variance == "learned":
+            state = state + _learned(seen.variance, small, b).to(state) * n
+        else:
+            state = state.add_(n, alpha=sqrt(small if variance == "small" else b))
     return state.to(z.dtype)
+
+
+def _learned(network: Tensor | None, small: float, large: float) -> Tensor:
+    """Standard deviation [B, …] between the two, from what the network says."""
+    if network is None:
+        raise UserError(
+            "variance=learned is for networks that learn the variance (DiT's learn_sigma): use "
+            "variance=small or large"
+        )
+    share = (network.float() + 1) / 2
+    return (share * log(large) / 2 + (1 - share) * log(small) / 2).exp()
 
 
 @SAMPLERS.register("ddpm", help="ancestral sampling of the diffusion's own reverse steps")
@@ -69,8 +87,9 @@ class DdpmConfig(SteppedConfig):
 
     kind: Literal["ddpm"] = "ddpm"
     variance: Variance = "small"
-    """Variance of the fresh noise: small (of the step given the data) or large (of the noise that
-    the step forwards adds). diffusers' fixed_small, fixed_large."""
+    """Variance of the fresh noise: small (of the step given the data), large (of the noise that
+    the step forwards adds) or learned (in between, by networks that say where, as DiT). diffusers'
+    fixed_small, fixed_large, learned_range."""
 
     def sample(
         self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None

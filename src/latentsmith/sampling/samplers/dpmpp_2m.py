@@ -42,7 +42,7 @@ def dpmpp_2m(
     logsnr = [_log(a) - _log(s) for a, s in zip(alpha, sigma, strict=True)]
     before = None
     for k, (t, _) in enumerate(steps):
-        data, _ = predict(denoise, state, t, z.dtype)
+        data = predict(denoise, state, t, z.dtype).data
         middle, h = data, logsnr[k + 1] - logsnr[k]
         last = k == len(steps) - 1 and lower_order_final and len(steps) < FEW
         if before is not None and h < inf and not last:

@@ -21,9 +21,9 @@ def euler(
     state, steps = start(z, times)
     d_alpha, d_sigma = path.d_alpha(times).tolist(), path.d_sigma(times).tolist()
     for k, (t, s) in enumerate(steps):
-        data, eps = predict(denoise, state, t, z.dtype)
+        seen = predict(denoise, state, t, z.dtype)
         h = s - t
-        state = combine((1, state), (h * d_alpha[k], data), (h * d_sigma[k], eps))
+        state = combine((1, state), (h * d_alpha[k], seen.data), (h * d_sigma[k], seen.noise))
     return state.to(z.dtype)
 
 

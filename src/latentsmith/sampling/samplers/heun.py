@@ -25,15 +25,15 @@ def heun(
     d_alpha, d_sigma = path.d_alpha(times).tolist(), path.d_sigma(times).tolist()
     sigma = path.sigma(times).tolist()
     for k, (t, s) in enumerate(steps):
-        data, eps = predict(denoise, state, t, z.dtype)
-        velocity = combine((d_alpha[k], data), (d_sigma[k], eps))
+        here = predict(denoise, state, t, z.dtype)
+        velocity = combine((d_alpha[k], here.data), (d_sigma[k], here.noise))
         ahead = combine((1, state), (s - t, velocity))
         if sigma[k + 1] == 0:
             state = ahead
             continue
-        data, eps = predict(denoise, ahead, s, z.dtype)
-        there = combine((d_alpha[k + 1], data), (d_sigma[k + 1], eps))
-        state = combine((1, state), ((s - t) / 2, velocity), ((s - t) / 2, there))
+        there = predict(denoise, ahead, s, z.dtype)
+        further = combine((d_alpha[k + 1], there.data), (d_sigma[k + 1], there.noise))
+        state = combine((1, state), ((s - t) / 2, velocity), ((s - t) / 2, further))
     return state.to(z.dtype)
 
 

@@ -57,13 +57,13 @@ def sde(
     sigma = path.sigma(times).tolist()
     fresh = needed(noise, "sde")
     for k, (t, s) in enumerate(steps):
-        data, eps = predict(denoise, state, t, z.dtype)
+        seen = predict(denoise, state, t, z.dtype)
         h, final = s - t, k == len(steps) - 1
         w = 0.0 if final and last == "flow" else scale * {
             "sigma": sigma[k], "linear": t, "constant": 1.0
         }[form]  # fmt: skip
         of_noise = d_sigma[k] + w / (2 * sigma[k])  # v − ½ w s, written in x̂ and ε̂
-        state = combine((1, state), (h * d_alpha[k], data), (h * of_noise, eps))
+        state = combine((1, state), (h * d_alpha[k], seen.data), (h * of_noise, seen.noise))
         if not final and w > 0:
             state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=sqrt(w * -h))
     return state.to(z.dtype)
@@ -95,7 +95,7 @@ class SdeConfig(SteppedConfig):
         if self.spacing != "uniform" or self.shift != 1 or self.last_step == 0 or self.steps == 1:
             return super().times(path)
         even = torch.linspace(1, self.last_step, self.steps, dtype=torch.float64)
-        return torch.cat([even, torch.zeros(1, dtype=torch.float64)])
+        return torch.cat([path.on_grid(even), torch.zeros(1, dtype=torch.float64)])
 
     def sample(
         self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
