@@ -59,3 +59,79 @@ def tiny_clip(folder: Path, *, projection: bool = True, image_size: int = 32) ->
     model_class = CLIPVisionModelWithProjection if projection else CLIPVisionModel
     model_class(config).save_pretrained(folder)
     return str(folder)
+
+
+def tiny_tokenizer(folder: Path, *, begin: str | None, length: int) -> None:
+    """Save a word tokenizer of a few dozen words beside a model: begin (if any), words, end."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["a", "photo", "of", "the", "red", "green", "small", "large", "cat", "dog", "house"]
+    vocab = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[BOS]", "[EOS]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single=f"{begin} $A [EOS]" if begin else "$A [EOS]",
+        special_tokens=[("[BOS]", 2), ("[EOS]", 3)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        bos_token="[BOS]",
+        eos_token="[EOS]",
+        model_max_length=length,
+    ).save_pretrained(folder)
+
+
+def tiny_clip_text(folder: Path, *, projection: bool = True, length: int = 12) -> str:
+    """Save a one-layer CLIP text tower (width 16, projection to 8) with a word tokenizer."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=length,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
+    model_class = CLIPTextModelWithProjection if projection else CLIPTextModel
+    model_class(config).save_pretrained(folder)
+    tiny_tokenizer(folder, begin="[BOS]", length=length)
+    return str(folder)
+
+
+def tiny_t5(folder: Path) -> str:
+    """Save a one-layer T5 encoder of width 16 with a word tokenizer."""
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0
+    )
+    T5EncoderModel(config).save_pretrained(folder)
+    tiny_tokenizer(folder, begin=None, length=512)
+    return str(folder)
+
+
+def tiny_autoencoder(folder: Path, *, seed: int = 0, channels: int = 3) -> str:
+    """Save a KL autoencoder of a few thousand weights: latents [2, side / 4, side / 4]."""
+    from latentsmith.autoencoders.kl import KLAutoencoderConfig
+
+    config = KLAutoencoderConfig(
+        in_channels=channels,
+        block_out_channels=[8, 8, 8],
+        layers_per_block=1,
+        latent_channels=2,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+        init_seed=seed,
+    )
+    config.build().model.save_pretrained(folder)
+    return str(folder)

@@ -40,6 +40,13 @@ class Dataset(Protocol):
         ...
 
 
+def keys_of(dataset: Dataset) -> list[str]:
+    """A key for every sample, unique in the dataset: what the dataset itself calls its samples
+    (``sample_keys()``: file names, ids of the source), else the index as text."""
+    named = getattr(dataset, "sample_keys", None)
+    return [str(index) for index in range(len(dataset))] if named is None else list(named())
+
+
 class CorruptSample(Exception):
     """A sample that cannot be read; the loader reports it and skips it within a budget."""
 

@@ -62,6 +62,16 @@ class ImageFolder:
             sample["caption"] = _read_caption(path.with_suffix(".txt"))
         return sample
 
+    def sample_keys(self) -> list[str]:
+        """Name of every file relative to the root: what a feature store calls the samples."""
+        return [path.relative_to(self.root).as_posix() for path in self.files]
+
+    def caption(self, index: int) -> str | None:
+        """A sample's caption without decoding its image; None when captions are not read.
+
+        Raises CorruptSample when its file cannot be read."""
+        return _read_caption(self.files[index].with_suffix(".txt")) if self.captions else None
+
     @property
     def digest(self) -> str:
         """Changes with any file's name, bytes, label or caption, and with the mode."""

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +136,17 @@ class Loader:
         samples came: unreadable ones are missing.
         """
         return self._run(self._epoch_plans())
+
+    def pick(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """The samples of each of ``batches`` (dataset indices int64 [b], any order), once.
+
+        As `epoch` for chosen rows: unreadable samples are left out, a batch without any readable
+        one is not yielded, and random transforms draw the numbers they draw in `epoch`.
+        ``batch_size``, ``shuffle``, ``rank`` and ``world_size`` play no part.
+        """
+        return self._run(
+            _Plan(rows, self._draws("transform-epoch", rows), replace=False) for rows in batches
+        )
 
     def _train_plans(self, start: int) -> Iterator[_Plan]:
         part = rank_slice(self.batch_size, self.rank, self.world_size)

@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from latentsmith.data.base import Dataset, Sample
+from latentsmith.data.base import Dataset, Sample, keys_of
 from latentsmith.data.memory import GatherDataset
 from latentsmith.utils.digest import json_digest
 from latentsmith.utils.seeding import generator
@@ -32,6 +32,11 @@ class Subset:
     @cached_property
     def _digest(self) -> str:
         return json_digest({"of": self.dataset.digest, "indices": self.indices.tolist()})
+
+    def sample_keys(self) -> list[str]:
+        """The samples' keys in the whole dataset, see `latentsmith.data.base.keys_of`."""
+        keys = keys_of(self.dataset)
+        return [keys[index] for index in self.indices.tolist()]
 
     def __len__(self) -> int:
         return len(self.indices)
