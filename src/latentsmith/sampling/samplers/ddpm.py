@@ -63,20 +63,20 @@ def ddpm(
             continue
         n = fresh(k, z.shape[1:]).to(state)
         if variance == "learned":
-            state = state + _learned(seen.variance, small, b).to(state) * n
+            state = state + _learned(seen.variance, state, small, b) * n
         else:
             state = state.add_(n, alpha=sqrt(small if variance == "small" else b))
     return state.to(z.dtype)
 
 
-def _learned(network: Tensor | None, small: float, large: float) -> Tensor:
+def _learned(network: Tensor | None, like: Tensor, small: float, large: float) -> Tensor:
     """Standard deviation [B, …] between the two, from what the network says."""
     if network is None:
         raise UserError(
             "variance=learned is for networks that learn the variance (DiT's learn_sigma): use "
             "variance=small or large"
         )
-    share = (network.float() + 1) / 2
+    share = (network.to(like) + 1) / 2
     return (share * log(large) / 2 + (1 - share) * log(small) / 2).exp()
 
 
