@@ -99,10 +99,18 @@ def parts(t: Tensor, path: Path, parametrization: Parametrization) -> tuple[Tens
     return path.d_alpha(t), path.d_sigma(t)
 
 
-def of_pair(data: Tensor, noise: Tensor, t: Tensor, path: Path, target: Parametrization) -> Tensor:
-    """``target`` [B, …] of known data and noise [B, …]: the training target.
+def of_pair(
+    data: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    path: Path,
+    target: Parametrization,
+    *,
+    check: bool = True,
+) -> Tensor:
+    """``target`` [B, …] of known data and noise [B, …], such as what a training compares with.
 
-    Raises ValueError for the score where σ = 0.
+    Raises ValueError for the score where σ = 0 (``check`` as for `convert`).
     """
     data, noise = widen(data, noise)
     if target == "data":
@@ -111,7 +119,8 @@ def of_pair(data: Tensor, noise: Tensor, t: Tensor, path: Path, target: Parametr
         return noise
     t = precise(t)
     if target == "score":
-        check_times(t, path, "noise", "score")
+        if check:
+            check_times(t, path, "noise", "score")
         return noise / weight(-path.sigma(t), noise)
     a, b = parts(t, path, target)
     return weight(a, data) * data + weight(b, noise) * noise
