@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latentsmith.errors import UserError
 from latentsmith.metrics.checks import check_count, check_finite
+from latentsmith.utils.digest import state_digest
 from latentsmith.utils.distributed import is_distributed, sum_over_ranks, world_size
 
 
@@ -23,10 +24,11 @@ class FeatureStats:
         dim: feature width D.
         space: which features these are, e.g. ``efficientnet_lite0@112:pooled``; only statistics
             of one space can be merged or compared.
+        manifest: what else they depend on (encoder, dataset, transform), JSON-able; saved along.
     """
 
-    def __init__(self, dim: int, space: str):
-        self.space = space
+    def __init__(self, dim: int, space: str, manifest: dict[str, Any] | None = None):
+        self.space, self.manifest = space, dict(manifest or {})
         self.n = 0
         self.mean = torch.zeros(dim, dtype=torch.float64)
         self.m2 = torch.zeros(dim, dim, dtype=torch.float64)
@@ -35,6 +37,24 @@ class FeatureStats:
     def of(cls, features: Tensor, space: str) -> "FeatureStats":
         """Statistics of features [N, D]."""
         return cls(features.shape[1], space).update(features)
+
+    @classmethod
+    def of_moments(cls, mean: Tensor, cov: Tensor, n: int, space: str) -> "FeatureStats":
+        """Statistics published as mean [D] and unbiased covariance [D, D] of n samples.
+
+        Raises UserError for other shapes, NaN, or fewer than 2 samples.
+        """
+        check_count(n, 2, f"statistics of {space!r}")
+        if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+            raise UserError(
+                f"statistics need a mean [D] and a covariance [D, D], "
+                f"got {list(mean.shape)} and {list(cov.shape)}."
+            )
+        out = cls(len(mean), space)
+        out.n, out.mean = n, check_finite(mean, "the mean").double().cpu()
+        cov = check_finite(cov, "the covariance").double().cpu()
+        out.m2 = (cov + cov.T) * ((n - 1) / 2)
+        return out
 
     def update(self, features: Tensor) -> "FeatureStats":
         """Add features [B, D]. Raises UserError for NaN or another width."""
@@ -76,7 +96,7 @@ class FeatureStats:
         dist.all_gather_object(spaces, (self.space, len(self.mean)))
         if len(set(spaces)) > 1:
             raise UserError(f"the processes hold statistics of different spaces: {spaces}.")
-        total = FeatureStats(len(self.mean), self.space)
+        total = FeatureStats(len(self.mean), self.space, self.manifest)
         total.n = int(sum_over_ranks(torch.tensor(self.n)))
         if total.n == 0:
             return total
@@ -100,18 +120,24 @@ class FeatureStats:
         return self.m2 / (self.n - 1)
 
     def save(self, path: Path) -> None:
-        """One safetensors file; ``n`` and ``space`` in its metadata."""
+        """One safetensors file; ``n``, ``space``, ``manifest`` and a checksum in its metadata."""
         from safetensors.torch import save_file
 
         from latentsmith.utils.files import atomic_path
 
-        meta = {"feature_stats": json.dumps({"n": self.n, "space": self.space})}
+        tensors = {"mean": self.mean, "m2": self.m2}
+        meta = {
+            "n": self.n,
+            "space": self.space,
+            "manifest": self.manifest,
+            "checksum": state_digest(tensors),
+        }
         with atomic_path(Path(path)) as tmp:
-            save_file({"mean": self.mean, "m2": self.m2}, tmp, metadata=meta)
+            save_file(tensors, tmp, metadata={"feature_stats": json.dumps(meta)})
 
     @classmethod
     def load(cls, path: Path) -> "FeatureStats":
-        """Raises UserError when the file is missing or holds something else."""
+        """Raises UserError when the file is missing, damaged, or holds something else."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
@@ -123,6 +149,8 @@ class FeatureStats:
                 mean, m2 = f.get_tensor("mean"), f.get_tensor("m2")
         except (SafetensorError, KeyError, ValueError) as error:
             raise UserError(f"{path} holds no feature statistics ({error}).") from error
-        out = cls(len(mean), meta["space"])
+        if meta.get("checksum") not in (None, state_digest({"mean": mean, "m2": m2})):
+            raise UserError(f"{path} is damaged: its numbers do not match their checksum.")
+        out = cls(len(mean), meta["space"], meta.get("manifest"))
         out.n, out.mean, out.m2 = meta["n"], mean, m2
         return out

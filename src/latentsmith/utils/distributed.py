@@ -92,13 +92,6 @@ def gather_with_grad(x: Tensor) -> Tensor:
     return _Gather.apply(x)  # type: ignore[return-value]
 
 
-def rank_slice(count: int) -> slice:
-    """This process's share of ``count`` rows: contiguous, in order of rank, sizes differing by one
-    at most. ``gather_rows(x[rank_slice(len(x))])`` is ``x`` again."""
-    own, all_ = rank(), world_size()
-    return slice(count * own // all_, count * (own + 1) // all_)
-
-
 def _on_wire(x: Tensor) -> Tensor:
     """``x`` where the process group can send it from."""
     on_gpu = dist.get_backend() == "nccl" and not x.is_cuda
@@ -113,6 +106,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
     Returns:
         [sum of n, …] on every process, on the device of ``x``; ``x`` itself when not distributed.
+        With contiguous parts (`latentsmith.data.order.rank_slice`) that is the whole in its order.
 
     Raises:
         UserError: on every process, when the rows' shapes or types differ.
@@ -145,3 +139,27 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     total = _on_wire(x.detach()).clone()
     dist.all_reduce(total)
     return total.to(x.device)
+
+
+def from_main(value: Any) -> Any:
+    """Rank 0's picklable ``value``, on every process; all must call this."""
+    if not is_distributed():
+        return value
+    box = [value if rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def raise_together(own: UserError | None) -> None:
+    """Raise UserError on every process when any has one; all must call this.
+
+    Without it one process's error leaves the others waiting until a time-out.
+    """
+    if is_distributed():
+        found: list[Any] = [None] * world_size()
+        dist.all_gather_object(found, None if own is None else str(own))
+        messages = [f"process {i}: {text}" for i, text in enumerate(found) if text is not None]
+        if messages:
+            raise UserError("\n".join(messages)) from own
+    if own is not None:
+        raise own
