@@ -22,7 +22,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latentsmith.backbones.blocks.positions import sincos_2d
-from latentsmith.backbones.dit import SIZES, DiT, DiTConfig, SiTConfig, TransformerConfig
+from latentsmith.backbones.dit import (
+    SIZES,
+    DiT,
+    DiTConfig,
+    SiTConfig,
+    Size,
+    TransformerConfig,
+)
 from latentsmith.backbones.export import check_state, fill
 from latentsmith.errors import UserError
 
@@ -196,7 +203,9 @@ def _read_shape(
             f"the number of heads of {where} cannot be seen in its weights, and width {width} is "
             f"none of the published sizes' (those are {SIZES}): give heads"
         )
-    size = next((name for name, shape in SIZES.items() if shape == (width, depth, heads)), None)
+    size: Size | None = next(
+        (name for name, shape in SIZES.items() if shape == (width, depth, heads)), None
+    )
     config = convention.config(
         size=size,
         width=None if size else width,

@@ -14,10 +14,10 @@ def grid_coordinates(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return rows.repeat_interleave(grid[1]), columns.repeat(grid[0])
 
 
-def frequencies(count: int, *, shift: float = 0.0) -> Tensor:
-    """BASE^(−k / (count − shift)), k = 0 … count − 1, float64 [count]."""
+def frequencies(count: int) -> Tensor:
+    """BASE^(−k / count), k = 0 … count − 1, float64 [count]."""
     k = torch.arange(count, dtype=torch.float64, device="cpu")
-    return torch.exp(-math.log(BASE) / (count - shift) * k)
+    return torch.exp(-math.log(BASE) / count * k)
 
 
 def sincos_2d(width: int, grid: tuple[int, int]) -> Tensor:

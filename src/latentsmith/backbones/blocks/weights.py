@@ -47,10 +47,10 @@ def draw(network: nn.Module, seed: int, spread: Callable[[str], float | None]) -
 class Constant(nn.Module):
     """Fixed numbers on the network's device, never learned and never saved.
 
-    ``make()`` gives them in float64 (a module-level function or `functools.partial`, so that the
-    network can be pickled). They are made anew whenever the module is moved or cast, so
-    that they are at least float32 in a half-precision network (a frequency in bfloat16 is a
-    wrong frequency) and real after ``to_empty`` from the meta device.
+    ``make()`` gives them on the CPU, in float64 where that says more: a module-level function or
+    `functools.partial`, so that the network can be pickled. They are made anew whenever the module
+    is moved or cast. So they are at least float32 in a half-precision network (a frequency in
+    bfloat16 is a wrong frequency), and real after ``to_empty`` from the meta device.
     """
 
     values: Tensor
