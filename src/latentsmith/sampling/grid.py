@@ -95,8 +95,10 @@ def _indices(steps: int, trained: int, spacing: Spacing, offset: int, skip_last:
     points = steps + skip_last
     if spacing == "leading":
         up = torch.arange(points, dtype=torch.float64) * (trained // points) + offset
-    else:
-        up = torch.linspace(0, trained - 1, points, dtype=torch.float64).round()
+    elif points == 1:  # diffusers' own single point is the least noisy step: of no use
+        up = torch.tensor([trained - 1], dtype=torch.float64)
+    else:  # not torch.linspace, which rounds halves elsewhere than NumPy's
+        up = (torch.arange(points, dtype=torch.float64) * ((trained - 1) / (points - 1))).round()
     if up[-1] >= trained:
         raise UserError(f"offset={offset} leads beyond the path's {trained} steps: lower it")
     return up.flip(0)[:steps]
