@@ -129,13 +129,14 @@ def gaussian_floor(
     reference: FeatureStats, count: int, *, seed: int = 0
 ) -> tuple[float, dict[str, Any]]:
     """As `reference_floor` where only statistics are at hand: ``count`` draws of the Gaussian that
-    has them. Real features have heavier tails, so theirs lies somewhat higher.
+    has them, and count / M more for the reference's own error.
+
+    Real features have heavier tails than a Gaussian, so theirs lies somewhat higher.
     """
     root = covariance_root(reference.cov, reference.n - 1)
     gen = generator("gaussian-floor", seed)
     draws = torch.randn(count, root.shape[1], generator=gen, dtype=torch.float64) @ root.T
     mean, made = mean_and_root(draws)
     spread = made.square().sum() + root.square().sum() - 2 * nuclear_norm(made.T @ root)
-    return max(float(mean.square().sum() + spread), 0.0), {
-        "floor": "Gaussian draws of the reference's statistics"
-    }
+    value = max(float(mean.square().sum() + spread), 0.0) * (1 + count / reference.n)
+    return value, {"floor": "Gaussian draws of the reference's statistics"}
