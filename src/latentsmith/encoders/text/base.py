@@ -70,6 +70,12 @@ class TextEncoder(nn.Module):
         self.model, self.tokenizer = model, tokenizer
         self.length = length
         self.output: TextKind = output
+        most = max(tokenizer.get_vocab().values())
+        if most >= model.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has token {most}, the model {self.name} knows only "
+                f"{model.config.vocab_size}: they do not belong together"
+            )
         self.requires_grad_(False)
         super().train(False)
 
@@ -164,6 +170,12 @@ def load_tokenizer(source: str, *, example: str) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer {source!r} has no fast version (tokenizer.json)")
+    known = set(tokenizer("a photo of the cat", add_special_tokens=False)["input_ids"])
+    if not known - {tokenizer.unk_token_id}:  # transformers makes up an empty one without a word
+        raise UserError(
+            f"the tokenizer {source!r} knows no words: its vocabulary files are missing there. "
+            f"{get_it(example)} that has them, or name them by the setting tokenizer"
+        )
     return tokenizer
 
 
