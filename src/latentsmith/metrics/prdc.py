@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latentsmith.metrics.checks import check_count, check_feature_pair
@@ -46,13 +47,17 @@ class Manifolds:
 
 
 def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(rows of x, their squared distances to all of y), float64 Gram form, a few rows at a time."""
+    """(rows of x, their squared distances to all of y), float64 Gram form, a few rows at a time.
+
+    What rounding cannot tell from 0 is 0: copies of a point lie in the same place.
+    """
     step = max(_BLOCK_BYTES // (8 * len(y)), 1)
     own, other = x.square().sum(1), y.square().sum(1)
+    tiny = 1e-13 * float(own.max() + other.max())
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         d2 = torch.addmm(other[None], x[rows], y.T, alpha=-2.0).add_(own[rows, None])
-        yield rows, d2.clamp_min_(0.0)
+        yield rows, F.threshold_(d2, tiny, 0.0)
 
 
 def squared_radii(x: Tensor, k: int) -> Tensor:
