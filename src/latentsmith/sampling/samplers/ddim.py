@@ -3,7 +3,8 @@
     z_s = α_s x̂ + √(σ_s² − η² v) ε̂ + η √v n        n: fresh noise
     v = σ_s²/σ_t² (σ_t² − (α_t/α_s)² σ_s²)           variance of z_s given z_t and x
 
-η = 0: deterministic, first order in log(α/σ). η = 1: ancestral sampling (`ddpm`).
+η = 0: deterministic, first order in log(α/σ). η = 1: ancestral sampling (`ddpm`). The loop writes
+ε̂ = (z_t − α_t x̂)/σ_t, which keeps what the state has and a network in half precision does not see.
 """
 
 from math import sqrt
@@ -47,10 +48,10 @@ def ddim(
     alpha, sigma = path.alpha(times).tolist(), path.sigma(times).tolist()
     fresh = needed(noise, "ddim with eta > 0") if eta > 0 else None
     for k, (t, _) in enumerate(steps):
-        seen = predict(denoise, state, t, z.dtype)
+        data = predict(denoise, state, t, z.dtype).data
         std = eta * sqrt(posterior_variance(alpha[k], sigma[k], alpha[k + 1], sigma[k + 1]))
-        kept = sqrt(max(sigma[k + 1] ** 2 - std**2, 0.0))  # below 0 by rounding only
-        state = combine((alpha[k + 1], seen.data), (kept, seen.noise))
+        kept = sqrt(max(sigma[k + 1] ** 2 - std**2, 0.0)) / sigma[k]  # below 0 by rounding only
+        state = combine((kept, state), (alpha[k + 1] - alpha[k] * kept, data))
         if fresh is not None and std > 0:
             state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=std)
     return state.to(z.dtype)
