@@ -21,6 +21,9 @@ from latentsmith.diffusion.paths import Path, precise, weight
 
 Parametrization = Literal["noise", "data", "v", "velocity", "score"]
 
+OF_NOISE = ("noise", "score")
+"""Parametrizations that speak of the noise alone."""
+
 
 def convert(
     value: Tensor,
@@ -78,9 +81,12 @@ def coefficients(
     alpha, sigma = path.alpha(t), path.sigma(t)
     a_source, b_source = parts(t, path, source)
     a_target, b_target = parts(t, path, target)
-    determinant = alpha * b_source - sigma * a_source
-    on_z = (a_target * b_source - b_target * a_source) / determinant
-    on_value = (alpha * b_target - sigma * a_target) / determinant
+    if source in OF_NOISE and target in OF_NOISE:  # also where α = 0
+        on_z, on_value = torch.zeros_like(t), torch.ones_like(t)
+    else:
+        determinant = alpha * b_source - sigma * a_source
+        on_z = (a_target * b_source - b_target * a_source) / determinant
+        on_value = (alpha * b_target - sigma * a_target) / determinant
     if source == "score":  # parts() gives −σ score, which is the noise
         on_value = -sigma * on_value
     if target == "score":
@@ -90,7 +96,7 @@ def coefficients(
 
 def parts(t: Tensor, path: Path, parametrization: Parametrization) -> tuple[Tensor, Tensor]:
     """(A, B) of A x + B ε, each like ``t``; for the score, those of −σ score = ε."""
-    if parametrization in ("noise", "score"):
+    if parametrization in OF_NOISE:
         return torch.zeros_like(t), torch.ones_like(t)
     if parametrization == "data":
         return torch.ones_like(t), torch.zeros_like(t)
@@ -132,8 +138,7 @@ def check_times(t: Tensor, path: Path, source: Parametrization, target: Parametr
     if source == target:
         return
     alpha_end, sigma_start = path.ends
-    of_noise = ("noise", "score")
-    if source in of_noise and target not in of_noise and alpha_end == 0:
+    if source in OF_NOISE and target not in OF_NOISE and alpha_end == 0:
         _refuse(path.alpha(precise(t)) == 0, t, path, f"{target} from {source}", "α = 0")
     score_or_data = source == "data" or "score" in (source, target)
     if score_or_data and sigma_start == 0:

@@ -167,7 +167,7 @@ def check_tokens(tokens: Tensor, index: Tensor, *, unit: bool = False) -> None:
     first, names = int(rows[0]), index[rows.to(index.device)].tolist()
     worst = float(length[first][bad[first]][0])
     more = f" (and {len(names) - 1} more of this batch)" if len(names) > 1 else ""
-    want = "length 1" if unit else "a finite length above 0"
+    want = "length 1" if unit else "finite length above 0"
     raise UserError(
         f"teacher tokens of sample {names[0]}{more}: {int(bad[first].sum())} of {bad.shape[1]} "
         f"have no {want} (the first has {worst:.3g}). The token store is damaged or was made "
