@@ -1,0 +1,240 @@
+"""A trained generator with all that its samples depend on: backbone, path, normalizer, decoder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
+from latentsmith.autoencoders.normalizer import LatentNormalizer
+from latentsmith.backbones.base import Backbone, Condition
+from latentsmith.backbones.export import load_backbone, save_backbone
+from latentsmith.diffusion.denoiser import Denoiser
+from latentsmith.diffusion.paths import PATHS, PathConfig
+from latentsmith.errors import UserError
+from latentsmith.registry import read
+from latentsmith.sampling.guidance import GuidanceConfig
+from latentsmith.sampling.noise import NoiseSource, starting_noise
+from latentsmith.sampling.pairing import Pairing
+from latentsmith.sampling.samplers import SamplerConfig
+from latentsmith.utils.files import atomic_folder, write_json
+
+FILE_NAME = "generator.json"
+BACKBONE = "backbone"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class GeneratorInfo:
+    """What a saved generator says about itself (``generator.json``).
+
+    Attributes:
+        path: settings of the path it was trained on.
+        pairing: what it belongs to.
+        autoencoder: folder of its autoencoder when it was saved.
+        classes: names of the classes it is conditioned on; None when unconditional.
+        training: samples seen, whether the weights are averaged, data; for stamps.
+    """
+
+    path: PathConfig
+    pairing: Pairing
+    autoencoder: str
+    classes: list[str] | None
+    training: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return {
+            "format": FORMAT,
+            "path": asdict(self.path),
+            "pairing": self.pairing.to_json(),
+            "autoencoder": self.autoencoder,
+            "classes": self.classes,
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "GeneratorInfo":
+        """What `to_json` gave. Raises KeyError, TypeError or UserError for anything else."""
+        return cls(
+            path=read(PATHS, value["path"]),
+            pairing=Pairing(**value["pairing"]),
+            autoencoder=value["autoencoder"],
+            classes=value["classes"],
+            training=value["training"],
+        )
+
+
+class LatentGenerator:
+    """From seeds and labels to raw latents and images.
+
+    Args:
+        backbone: trained, on the device to use; its weights are not copied.
+        info: what it was trained on and belongs to.
+        normalizer: of the latents it was trained on.
+        autoencoder: decodes; None where only latents are wanted.
+
+    Raises:
+        UserError: the autoencoder is not the one the generator was trained with.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        info: GeneratorInfo,
+        normalizer: LatentNormalizer,
+        autoencoder: KLAutoencoder | None = None,
+    ):
+        if autoencoder is not None:
+            info.pairing.check(autoencoder)
+        self.backbone, self.info, self.normalizer = backbone, info, normalizer
+        self.autoencoder = autoencoder
+        self.path = info.path.build()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.backbone.parameters()).device
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        indices: Sequence[int] | Tensor,
+        *,
+        sampler: SamplerConfig,
+        guidance: GuidanceConfig,
+        seed: int = 0,
+        labels: Tensor | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Raw latents [N, C, h, w], float32 on the CPU.
+
+        Sample i's noise is a pure function of (seed, indices[i]): neither the batch size nor its
+        companions matter (beyond the last digits of the network's arithmetic).
+
+        Args:
+            indices: which samples [N], any non-negative numbers.
+            labels: class of each [N]; default: ``index mod classes``.
+
+        Raises:
+            UserError: labels for an unconditional generator, or outside the classes.
+        """
+        where = torch.as_tensor(indices, dtype=torch.int64)
+        labels = self._labels(where, labels)
+        denoiser = Denoiser(self.backbone, self.path)
+        training = self.backbone.training
+        self.backbone.eval()
+        parts = []
+        for rows in torch.arange(len(where)).split(batch_size):
+            some = where[rows]
+            condition: Condition = {}
+            if labels is not None:
+                condition["label"] = labels[rows].to(self.device)
+            noise = starting_noise(seed, some, self.backbone.latent_shape).to(self.device)
+            z = sampler.sample(
+                guidance.bind(denoiser, condition),
+                noise,
+                path=self.path,
+                noise=NoiseSource(seed, some, device=self.device),
+            )
+            parts.append(self.normalizer.denormalize(z.float()).cpu())
+        self.backbone.train(training)
+        return torch.cat(parts)
+
+    def _labels(self, indices: Tensor, labels: Tensor | None) -> Tensor | None:
+        classes = self.info.classes
+        if classes is None:
+            if labels is not None:
+                raise UserError("this generator was trained without classes: give no labels")
+            return None
+        if labels is None:
+            return indices % len(classes)
+        labels = torch.as_tensor(labels, dtype=torch.int64)
+        if len(labels) != len(indices):
+            raise UserError(f"{len(labels)} labels for {len(indices)} samples: give one for each")
+        if bool(((labels < 0) | (labels >= len(classes))).any()):
+            raise UserError(
+                f"labels must lie in 0…{len(classes) - 1}, the classes of this generator "
+                f"({', '.join(classes[:10])}{' …' if len(classes) > 10 else ''})"
+            )
+        return labels
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+        """Raw latents [N, C, h, w] → images [N, channels, H, W] in [0, 1], on the CPU.
+
+        Raises UserError without an autoencoder.
+        """
+        if self.autoencoder is None:
+            raise UserError("this generator was loaded without an autoencoder: it gives latents")
+        decoder = self.autoencoder.eval()
+        device = next(decoder.parameters()).device
+        parts = [decoder.decode(z.to(device)).clamp(0, 1).cpu() for z in latents.split(batch_size)]
+        return torch.cat(parts)
+
+    def sample(self, indices: Sequence[int] | Tensor, **how: Any) -> Tensor:
+        """Images [N, channels, H, W] in [0, 1]; ``how`` as for `sample_latents`."""
+        return self.decode(self.sample_latents(indices, **how))
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``backbone/`` (diffusers format), the normalizer and ``generator.json``, all or
+        nothing."""
+        folder = Path(folder)
+        with atomic_folder(folder) as tmp:
+            save_backbone(self.backbone, tmp / BACKBONE)
+            self.normalizer.save(tmp)
+            write_json(tmp / FILE_NAME, self.info.to_json())
+        return folder
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        autoencoder: KLAutoencoder | Path | str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "LatentGenerator":
+        """What `save` wrote, with its autoencoder.
+
+        Args:
+            autoencoder: the one to decode with, or its folder; default: the one the generator
+                names. Checked against the pairing in any case.
+
+        Raises:
+            UserError: nothing there, damaged, the autoencoder is gone, or another one.
+        """
+        folder = Path(folder)
+        info = _read_info(folder)
+        given = info.autoencoder if autoencoder is None else autoencoder
+        if not isinstance(given, KLAutoencoder):
+            given = _autoencoder(folder, Path(given))
+        backbone = load_backbone(folder / BACKBONE).to(device)
+        normalizer = LatentNormalizer.load(folder)
+        info.pairing.check(given, where=str(folder))
+        return cls(backbone.eval(), info, normalizer, given.to(device))
+
+
+def _read_info(folder: Path) -> GeneratorInfo:
+    file = folder / FILE_NAME
+    if not file.is_file():
+        raise UserError(f"{folder} holds no generator: it has no {FILE_NAME}")
+    try:
+        value = json.loads(file.read_text())
+        return GeneratorInfo.from_json(value)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): save the generator again") from error
+
+
+def _autoencoder(folder: Path, source: Path) -> KLAutoencoder:
+    """The autoencoder at ``source``, or beside the generator when both were moved together."""
+    beside = folder.parent / source.name
+    for place in (source, beside):
+        if (place / "config.json").is_file():
+            return KLAutoencoderConfig(source=str(place)).build()
+    raise UserError(
+        f"the autoencoder of {folder} is not at {source} any more: give the folder it is in now"
+    )

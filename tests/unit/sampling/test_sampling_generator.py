@@ -1,0 +1,177 @@
+"""The saved generator: what it gives, what it belongs to, what it refuses."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
+from latentsmith.backbones.dit import SiTConfig
+from latentsmith.diffusion.flow import LinearPathConfig
+from latentsmith.errors import UserError
+from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
+from latentsmith.sampling.guidance.cfg import CfgConfig
+from latentsmith.sampling.guidance.none import NoGuidanceConfig
+from latentsmith.sampling.pairing import Pairing, normalizer_digest
+from latentsmith.sampling.samplers.euler import EulerConfig
+from latentsmith.sampling.samplers.sde import SdeConfig
+
+CLASSES = ["shoe", "bag", "coat"]
+HOW = {"sampler": EulerConfig(steps=3), "guidance": NoGuidanceConfig()}
+
+
+def autoencoder(seed: int = 0) -> KLAutoencoder:
+    config = KLAutoencoderConfig(
+        in_channels=1, block_out_channels=[4, 8], layers_per_block=1, latent_channels=2,
+        norm_num_groups=4, mid_block_add_attention=False, init_seed=seed,
+    )  # fmt: skip
+    found = config.build().eval()
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    found.measure_normalizer([images])
+    return found
+
+
+@pytest.fixture(scope="module")
+def decoder() -> KLAutoencoder:
+    return autoencoder()
+
+
+def info_for(ae: KLAutoencoder, classes: list[str] | None = CLASSES) -> GeneratorInfo:
+    normalizer = ae.require_normalizer()
+    pairing = Pairing(
+        ae.encoder_digest(), ae.digest(), normalizer_digest(normalizer), latents="store"
+    )
+    return GeneratorInfo(LinearPathConfig(), pairing, "model", classes, {"samples": 10})
+
+
+def lively(classes: int | None = 3) -> torch.nn.Module:
+    """A backbone whose output is not the 0 of its start."""
+    config = SiTConfig(size=None, width=8, depth=1, heads=2, patch=2)
+    backbone = config.build((2, 4, 4), classes)
+    rng = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in backbone.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * 0.2)
+    return backbone
+
+
+@pytest.fixture
+def generator(decoder) -> LatentGenerator:
+    return LatentGenerator(lively(), info_for(decoder), decoder.require_normalizer(), decoder)
+
+
+@pytest.mark.parametrize("sampler", [EulerConfig(steps=3), SdeConfig(steps=3)])
+def test_samples_belong_to_their_index_not_to_their_batch(generator, sampler):
+    how = {**HOW, "sampler": sampler, "seed": 5}
+    whole = generator.sample_latents(range(10), batch_size=10, **how)
+    parts = generator.sample_latents(range(10), batch_size=3, **how)
+    assert torch.allclose(whole, parts, atol=1e-5)
+    later = generator.sample_latents([7, 2], labels=torch.tensor([7 % 3, 2]), **how)
+    assert torch.allclose(later, whole[[7, 2]], atol=1e-5)
+    assert not torch.allclose(whole, generator.sample_latents(range(10), **{**how, "seed": 6}))
+
+
+def test_labels_count_through_the_classes_and_matter(generator):
+    usual = generator.sample_latents(range(6), **HOW)
+    named = generator.sample_latents(range(6), labels=torch.tensor([0, 1, 2, 0, 1, 2]), **HOW)
+    assert torch.equal(usual, named)
+    other = generator.sample_latents(range(6), labels=torch.zeros(6), **HOW)
+    assert torch.equal(other[0], usual[0]) and not torch.allclose(other[1], usual[1])
+
+
+def test_guidance_reaches_the_sampler(generator):
+    guided = {**HOW, "guidance": CfgConfig(scale=4.0)}
+    usual = generator.sample_latents([0, 1], **HOW)
+    assert not torch.allclose(generator.sample_latents([0, 1], **guided), usual, atol=1e-3)
+
+
+def test_latents_are_raw_and_images_are_decoded_from_them(generator, decoder):
+    latents = generator.sample_latents(range(4), **HOW)
+    images = generator.sample(range(4), **HOW)
+    assert images.shape == (4, 1, 8, 8) and 0 <= images.min() and images.max() <= 1
+    with torch.no_grad():
+        assert torch.allclose(decoder.decode(latents).clamp(0, 1), images, atol=1e-6)
+    # one Euler step from noise with a zero velocity would leave normalized noise: denormalized,
+    # its deviation is the normalizer's
+    still = LatentGenerator(lively(), generator.info, generator.normalizer, decoder)
+    with torch.no_grad():
+        for p in still.backbone.parameters():
+            p.zero_()
+    left = still.sample_latents(range(512), **HOW, labels=torch.zeros(512))
+    assert torch.allclose(left.std((0, 2, 3)), generator.normalizer.std.float(), rtol=0.05)
+
+
+def test_saved_and_loaded_gives_the_same(generator, decoder, tmp_path):
+    decoder.save_pretrained(tmp_path / "model")
+    moved = replace(generator.info, autoencoder=str(tmp_path / "model"))
+    LatentGenerator(generator.backbone, moved, generator.normalizer, decoder).save(tmp_path / "g")
+    loaded = LatentGenerator.load(tmp_path / "g")
+    assert torch.allclose(loaded.sample(range(4), **HOW), generator.sample(range(4), **HOW))
+    assert loaded.info == moved
+
+
+def test_moved_together_the_autoencoder_is_found_beside(generator, decoder, tmp_path):
+    decoder.save_pretrained(tmp_path / "new" / "model")
+    gone = replace(generator.info, autoencoder=str(tmp_path / "old" / "model"))
+    folder = tmp_path / "new" / "g"
+    LatentGenerator(generator.backbone, gone, generator.normalizer, decoder).save(folder)
+    assert LatentGenerator.load(folder).autoencoder is not None
+    (tmp_path / "new" / "model" / "config.json").unlink()
+    with pytest.raises(UserError, match="is not at .*model any more: give the folder"):
+        LatentGenerator.load(folder)
+
+
+def test_the_wrong_decoder_is_refused_naming_both(generator, tmp_path):
+    other = autoencoder(seed=9)
+    with pytest.raises(UserError) as refused:
+        LatentGenerator(generator.backbone, generator.info, generator.normalizer, other)
+    text = str(refused.value)
+    assert other.digest()[:12] in text and generator.info.pairing.autoencoder[:12] in text
+    generator.save(tmp_path / "g")
+    with pytest.raises(UserError, match="is not the autoencoder of"):
+        LatentGenerator.load(tmp_path / "g", autoencoder=other)
+
+
+def test_a_decoder_trained_on_or_a_new_normalizer_is_another(generator, decoder):
+    trained = autoencoder()
+    with torch.no_grad():
+        trained.decoder_parameters()[0].add_(1e-3)
+    with pytest.raises(UserError, match="its autoencoder is"):
+        generator.info.pairing.check(trained)
+    rescaled = autoencoder()
+    rescaled.normalizer = replace(rescaled.require_normalizer(), std=decoder.normalizer.std * 2)
+    with pytest.raises(UserError, match="its normalizer is"):
+        generator.info.pairing.check(rescaled)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0, 3], "0…2"), ([-1, 0], "0…2"), ([0], "1 labels for 2 samples")],
+)
+def test_labels_that_do_not_fit(generator, labels, message):
+    with pytest.raises(UserError, match=message):
+        generator.sample_latents([0, 1], labels=torch.tensor(labels), **HOW)
+
+
+def test_an_unconditional_generator_takes_no_labels(decoder):
+    plain = LatentGenerator(
+        lively(None), info_for(decoder, None), decoder.require_normalizer(), decoder
+    )
+    assert plain.sample([0, 1], **HOW).shape == (2, 1, 8, 8)
+    with pytest.raises(UserError, match="without classes"):
+        plain.sample([0], labels=torch.tensor([0]), **HOW)
+
+
+def test_damage_and_absence_are_sentences(generator, tmp_path):
+    with pytest.raises(UserError, match="holds no generator: it has no generator.json"):
+        LatentGenerator.load(tmp_path)
+    generator.save(tmp_path / "g")
+    file = tmp_path / "g" / "generator.json"
+    value = json.loads(file.read_text())
+    file.write_text(json.dumps({**value, "path": {"kind": "liner"}}))
+    with pytest.raises(UserError, match="no path 'liner'. Did you mean 'linear'"):
+        LatentGenerator.load(tmp_path / "g")
+    file.write_text(file.read_text()[:20])
+    with pytest.raises(UserError, match="is damaged"):
+        LatentGenerator.load(tmp_path / "g")
