@@ -1,8 +1,8 @@
-"""``interval_cfg``: guidance in an interval of noise only (Kynkäänniemi et al. 2024, 2404.07724).
+"""``interval_cfg``: guidance in an interval of noise only (Kynkäänniemi et al. 2024).
 
-Early guidance narrows what can be generated, late guidance does nothing: outside the interval the
-conditional model runs alone, in half the time. The paper gives its interval in σ/α; on the linear
-path t = (σ/α) / (1 + σ/α).
+arXiv 2404.07724. Early guidance narrows what can be generated, late guidance does nothing: outside
+the interval the conditional model runs alone, in half the time. The paper gives its interval in
+σ/α; on the linear path t = (σ/α) / (1 + σ/α).
 """
 
 from dataclasses import replace

@@ -50,7 +50,7 @@ def ddim(
     for k, (t, _) in enumerate(steps):
         data = predict(denoise, state, t, z.dtype).data
         std = eta * sqrt(posterior_variance(alpha[k], sigma[k], alpha[k + 1], sigma[k + 1]))
-        kept = sqrt(max(sigma[k + 1] ** 2 - std**2, 0.0)) / sigma[k]  # below 0 by rounding only
+        kept = sqrt(sigma[k + 1] ** 2 - std**2) / sigma[k]
         state = combine((kept, state), (alpha[k + 1] - alpha[k] * kept, data))
         if fresh is not None and std > 0:
             state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=std)
@@ -58,10 +58,9 @@ def ddim(
 
 
 def posterior_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
-    """Variance of z_s given z_t and the data, s before t in time (nearer to data); never below 0,
-    where rounding may lead."""
+    """Variance of z_s given z_t and the data, s nearer to the data than t."""
     added = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
-    return max(sigma_s**2 / sigma_t**2 * added, 0.0)
+    return sigma_s**2 / sigma_t**2 * added
 
 
 @SAMPLERS.register("ddim", help="DDIM; eta=0 deterministic, eta=1 ancestral")

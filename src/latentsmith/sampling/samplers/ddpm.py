@@ -55,7 +55,7 @@ def ddpm(
         seen = predict(denoise, state, t, z.dtype)
         alpha_s, sigma_s = alpha[k + 1], sigma[k + 1]
         a = alpha[k] / alpha_s
-        b = max(sigma[k] ** 2 - (a * sigma_s) ** 2, 0.0)  # below 0 by rounding only
+        b = sigma[k] ** 2 - (a * sigma_s) ** 2
         kept, new = a * sigma_s**2 / sigma[k] ** 2, alpha_s * b / sigma[k] ** 2
         state = combine((kept, state), (new, seen.data))
         small = b * sigma_s**2 / sigma[k] ** 2
