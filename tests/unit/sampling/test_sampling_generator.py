@@ -89,7 +89,7 @@ def test_guidance_reaches_the_sampler(generator):
 def test_latents_are_raw_and_images_are_decoded_from_them(generator, decoder):
     latents = generator.sample_latents(range(4), **HOW)
     images = generator.sample(range(4), **HOW)
-    assert images.shape == (4, 1, 8, 8) and 0 <= images.min() and images.max() <= 1
+    assert images.shape == (4, 1, 8, 8) and images.min() >= 0 and images.max() <= 1
     with torch.no_grad():
         assert torch.allclose(decoder.decode(latents).clamp(0, 1), images, atol=1e-6)
     # one Euler step from noise with a zero velocity would leave normalized noise: denormalized,
@@ -118,7 +118,7 @@ def test_moved_together_the_autoencoder_is_found_beside(generator, decoder, tmp_
     LatentGenerator(generator.backbone, gone, generator.normalizer, decoder).save(folder)
     assert LatentGenerator.load(folder).autoencoder is not None
     (tmp_path / "new" / "model" / "config.json").unlink()
-    with pytest.raises(UserError, match="is not at .*model any more: give the folder"):
+    with pytest.raises(UserError, match=r"is not at .*model any more: give the folder"):
         LatentGenerator.load(folder)
 
 
@@ -164,13 +164,13 @@ def test_an_unconditional_generator_takes_no_labels(decoder):
 
 
 def test_damage_and_absence_are_sentences(generator, tmp_path):
-    with pytest.raises(UserError, match="holds no generator: it has no generator.json"):
+    with pytest.raises(UserError, match=r"holds no generator: it has no generator.json"):
         LatentGenerator.load(tmp_path)
     generator.save(tmp_path / "g")
     file = tmp_path / "g" / "generator.json"
     value = json.loads(file.read_text())
     file.write_text(json.dumps({**value, "path": {"kind": "liner"}}))
-    with pytest.raises(UserError, match="no path 'liner'. Did you mean 'linear'"):
+    with pytest.raises(UserError, match=r"no path 'liner'. Did you mean 'linear'"):
         LatentGenerator.load(tmp_path / "g")
     file.write_text(file.read_text()[:20])
     with pytest.raises(UserError, match="is damaged"):
