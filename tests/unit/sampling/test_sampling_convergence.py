@@ -169,7 +169,7 @@ def test_sde_without_noise_is_euler():
 
 
 def test_sde_steps_by_the_letter():
-    """SiT's eq. 8 written out: dz = (v - w s / 2) dt + sqrt(w |dt|) n, nothing added at the end."""
+    """The SDE written out: dz = (v - w s / 2) dt + sqrt(w |dt|) n, nothing added at the end."""
     path, model = LinearPath(), Gaussian(LinearPath())
     config = SdeConfig(steps=5, form="linear", scale=2.0)
     times = config.times(path)

@@ -71,10 +71,10 @@ class Pair:
     def __call__(self, z: Tensor, t: Tensor) -> tuple[Prediction, Prediction]:
         """(conditional, unconditional)."""
         seen = self.denoiser(torch.cat([z, z]), torch.cat([t, t]), self.both)
-        return half(seen, slice(len(z))), half(seen, slice(len(z), None))
+        return rows_of(seen, slice(len(z))), rows_of(seen, slice(len(z), None))
 
 
-def half(seen: Prediction, rows: slice) -> Prediction:
+def rows_of(seen: Prediction, rows: slice) -> Prediction:
     """Some rows of a prediction."""
     return replace(
         seen,

@@ -1,4 +1,4 @@
-"""``sde``: Euler-Maruyama on the flow's reverse SDE (SiT, Ma et al. 2024, arXiv 2401.08740, eq. 8).
+"""``sde``: Euler-Maruyama on the flow's reverse SDE (SiT, Ma et al. 2024, arXiv 2401.08740).
 
     dz = (v − ½ w s) dt + √w dW̄        v = dz/dt of the flow, s = −ε̂/σ the score
 
