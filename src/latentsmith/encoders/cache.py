@@ -22,6 +22,7 @@ from latentsmith.data.loader import Loader
 from latentsmith.data.transforms import Transform
 from latentsmith.encoders.base import Encoder
 from latentsmith.errors import UserError
+from latentsmith.utils.compare import differences
 from latentsmith.utils.digest import json_digest, state_digest
 from latentsmith.utils.files import atomic_path
 
@@ -57,16 +58,6 @@ def cache_path(folder: Path, manifest: dict[str, Any]) -> Path:
     """Where the vectors of this setup lie."""
     kind = manifest["encoder"]["kind"]
     return Path(folder) / f"{kind}-{json_digest(manifest)[:16]}.safetensors"
-
-
-def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
-    """Dotted paths at which two JSON values differ, with both values."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        found: list[str] = []
-        for key in sorted(ours.keys() | theirs.keys()):
-            found += differences(ours.get(key), theirs.get(key), f"{prefix}.{key}".lstrip("."))
-        return found
-    return [] if ours == theirs else [f"{prefix}: {theirs!r} there, {ours!r} wanted"]
 
 
 def _read(path: Path, manifest: dict[str, Any]) -> tuple[Tensor | None, str]:

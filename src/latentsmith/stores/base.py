@@ -6,7 +6,7 @@ names the sample (the dataset index as text, a file's name, a source's sample id
 useless without knowing what made it, so it always carries a `StoreManifest`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -92,6 +92,7 @@ class FeatureStore(Protocol):
         path: folder of the store.
         manifest: what it holds and what made it.
         keys: the sample of every row, in row order.
+        unreadable: row → reason, of samples that could not be read when the store was written.
     """
 
     path: Path
@@ -99,6 +100,9 @@ class FeatureStore(Protocol):
 
     @property
     def keys(self) -> Sequence[str]: ...
+
+    @property
+    def unreadable(self) -> Mapping[int, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -135,4 +139,6 @@ def open_store(path: Path | str) -> FeatureStore:
         UserError: nothing there, not finished (naming how many shards are missing and the command
             that goes on), or a damaged manifest.
     """
-    raise NotImplementedError  # stores/open.py decides the backend; see the stores helper's brief
+    from latentsmith.stores.open import open_folder
+
+    return open_folder(Path(path))

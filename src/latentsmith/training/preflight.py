@@ -1,15 +1,14 @@
 """What is checked and said before the first step."""
 
-import shutil
 from pathlib import Path
 
 from torch import Tensor
 
-from latentsmith.errors import UserError
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.parts import trainable
 from latentsmith.training.task import Objective, Task
 from latentsmith.training.team import Team
+from latentsmith.utils.files import require_free
 from latentsmith.utils.threads import thread_warning
 
 
@@ -54,10 +53,5 @@ def check_disk(root: Path, tensors: list[Tensor], keep: int, *, present: int) ->
     """
     one = sum(t.numel() * t.element_size() for t in tensors)
     needed = one * max(keep + 1 - present, 1)
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise UserError(
-            f"{needed / 1e6:,.1f} MB are needed in {root} for checkpoints of {one / 1e6:,.1f} MB "
-            f"(train.keep_last={keep}, and one being written), but only {free / 1e6:,.1f} MB are "
-            f"free: free some, lower train.keep_last, or put the run on another disk"
-        )
+    what = f"for checkpoints of {one / 1e6:,.1f} MB (train.keep_last={keep}, and one being written)"
+    require_free(root, needed, what, "lower train.keep_last, or put the run on another disk")

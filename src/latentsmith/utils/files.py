@@ -1,12 +1,17 @@
 """Writing files so that a crash at any instant leaves the old one or the new one, never half."""
 
 import contextlib
+import errno
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from latentsmith.errors import UserError
 
 
 def fsync_folder(folder: Path) -> None:
@@ -23,7 +28,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it into place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # a number of its own: on a shared disk, processes of two machines may have one id
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield tmp
         with tmp.open("rb") as f:
@@ -65,3 +71,59 @@ def write_json(path: Path, value: Any) -> None:
     """Atomic, indented, newline-ended. NaN is refused: JSON has none."""
     with atomic_path(path) as tmp:
         tmp.write_text(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def remove_abandoned(folder: Path, name: str) -> None:
+    """Remove what `atomic_path` was writing to ``folder / name`` in processes that were killed."""
+    for tmp in folder.glob(f".{name}.*.tmp"):
+        found = re.fullmatch(r"\.(\d+)\.[0-9a-f]+\.tmp", tmp.name[len(name) + 1 :])
+        if found and not _alive(int(found[1])):
+            tmp.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def require_free(folder: Path, needed: int, what: str, remedy: str) -> None:
+    """Refuse to begin what will not fit.
+
+    Args:
+        folder: where; it exists.
+        needed: bytes.
+        what: "for checkpoints of 3.0 MB".
+        remedy: what a user can do besides freeing some.
+
+    Raises:
+        UserError: with the numbers.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{needed / 1e6:,.1f} MB are needed in {folder} {what}, but only {free / 1e6:,.1f} MB "
+            f"are free: free some, {remedy}"
+        )
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def full_disk_is_told(folder: Path, remedy: str) -> Iterator[None]:
+    """Turn the many errors of a full disk (also those of safetensors and LMDB, which are not
+    OSError) into a UserError that ends with ``remedy``."""
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"os error (\d+)", str(error))
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        if number not in FULL and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        free = shutil.disk_usage(folder).free / 1e6
+        raise UserError(f"the disk of {folder} is full ({free:,.1f} MB free): {remedy}") from error

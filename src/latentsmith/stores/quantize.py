@@ -1,0 +1,51 @@
+"""int8 codes of a field, with a scale and an offset for every channel of every row.
+
+    x ≈ offset + scale · (code + 128),   code in -128 … 127,   scale = (max - min) / 255
+
+A *channel* is the last dimension of a row with two or more (teacher tokens [N, D]: D channels,
+each coded over its N tokens); a row of one dimension is coded as a whole. Scales belong to a row,
+not to a shard, so that a value depends on its sample alone and never on which samples lie beside
+it: two stores with one fingerprint hold the same values, whatever their shards. For tokens
+[256, 1024] the scales add 3 % to the codes.
+
+The error is at most scale / 2 (plus rounding to what it is read as): half of 1/255 of the range
+the channel has in this sample.
+"""
+
+import torch
+from torch import Tensor
+
+LEVELS = 255
+CODE, SCALE, OFFSET = "", ".scale", ".offset"
+"""Suffixes of the three stored parts of a field."""
+
+
+def channel_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a row's scales: one for each channel, () for a row of one dimension."""
+    return shape[-1:] if len(shape) > 1 else ()
+
+
+def quantize(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes int8 [B, …], scale and offset float32 [B, channels…] of finite ``values`` [B, …]."""
+    shape = tuple(values.shape[1:])
+    flat = values.float().reshape(len(values), -1, *channel_shape(shape))  # [B, n(, D)]
+    low, high = flat.aminmax(dim=1)  # [B(, D)]
+    scale = (high.double() - low.double()) / LEVELS  # a range of float32 may overflow float32
+    steps = (flat.double() - low[:, None].double()) / torch.where(scale > 0, scale, 1)[:, None]
+    code = steps.round().clamp(0, LEVELS) - 128
+    return code.to(torch.int8).reshape(values.shape), scale.float(), low
+
+
+def dequantize(
+    code: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    out: Tensor | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> Tensor:
+    """Values [B, …] of `quantize`'s three tensors, computed in float32, of ``dtype`` or into
+    ``out``."""
+    shape = code.shape
+    flat = code.reshape(shape[0], -1, *scale.shape[1:])
+    values = flat.float().add_(128).mul_(scale[:, None]).add_(offset[:, None]).reshape(shape)
+    return values.to(dtype) if out is None else out.copy_(values)

@@ -1,0 +1,182 @@
+"""Reading a store of safetensors shards.
+
+Files are mapped, not read: a shard's tensor is a view of the page cache, and gathering a batch is
+one copy of each row. Nothing is opened until the first `gather`, and nothing that is open travels
+with a pickle; a mapping may be inherited over fork.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from latentsmith.errors import UserError
+from latentsmith.stores.base import FieldSpec, StoreManifest
+from latentsmith.stores.keys import KeyTable
+from latentsmith.stores.layout import (
+    DAMAGE,
+    KEYS,
+    MANIFEST,
+    Extent,
+    Layout,
+    extents,
+    numel,
+    parts,
+    read_json,
+    shard_file,
+)
+from latentsmith.stores.quantize import dequantize
+from latentsmith.stores.rows import buffer, check_rows, chosen, refuse_unreadable
+
+IN_MEMORY = 32 << 20
+"""A tensor of at most so many bytes over all shards is copied into memory on first use: labels
+and tiny latents are gathered faster from one piece."""
+
+
+class ShardStore:
+    """A finished store of shards; see `latentsmith.stores.base.FeatureStore`.
+
+    Args:
+        path: its folder.
+
+    Attributes:
+        layout: how rows are cut into shards.
+        statistics: field → `latentsmith.stores.statistics.Statistics`.
+
+    Raises:
+        UserError: not finished, damaged, or a shard is missing.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        final = read_json(self.path / MANIFEST, "the manifest")
+        try:
+            self.manifest = StoreManifest.from_json(final["manifest"])
+            self.layout = Layout(self.manifest.count, final["rows_per_shard"])
+            self.unreadable: Mapping[int, str] = {int(r): t for r, t in final["unreadable"].items()}
+            self.statistics: dict[str, Any] = final["statistics"]
+            self._sizes: list[int] = [shard["bytes"] for shard in final["shards"]]
+        except DAMAGE as error:
+            raise UserError(
+                f"the manifest {self.path / MANIFEST} is damaged ({error!r}): remove it and run "
+                "the command that wrote the store again; no shard is computed twice"
+            ) from None
+        self._check_sizes()
+        self._keys: KeyTable | None = None
+        self._tables: dict[str, list[Tensor]] = {}
+        self._views: dict[str, list[np.ndarray]] = {}
+
+    def _check_sizes(self) -> None:
+        """A mapped file that is too short kills the process that reads beyond its end."""
+        for shard, size in enumerate(self._sizes):
+            file = shard_file(self.path, shard)
+            found = file.stat().st_size if file.exists() else None
+            if found != size:
+                what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+                raise UserError(
+                    f"{file} {what}: run the command that wrote the store again, it makes what is "
+                    "missing"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_keys": None, "_tables": {}, "_views": {}}
+
+    def __len__(self) -> int:
+        return self.layout.rows
+
+    @property
+    def keys(self) -> KeyTable:
+        """The sample of every row, in row order."""
+        if self._keys is None:
+            try:
+                self._keys = KeyTable(load_file(self.path / KEYS))
+            except DAMAGE as error:
+                raise UserError(
+                    f"{self.path / KEYS} is damaged ({error}): remove it and {MANIFEST}, and run "
+                    "the command that wrote the store again; no shard is computed twice"
+                ) from None
+        return self._keys
+
+    def rows(self, keys: Sequence[str]) -> Tensor:
+        """See `FeatureStore.rows`."""
+        found = self.keys.rows(keys, str(self.path))
+        refuse_unreadable(self, found)
+        return found
+
+    def gather(
+        self,
+        rows: Tensor,
+        out: dict[str, Tensor] | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """See `FeatureStore.gather`. Several threads may gather at once."""
+        check_rows(self, rows)
+        result = {}
+        for name in chosen(self.manifest.fields, fields, self.path):
+            spec = self.manifest.fields[name]
+            result[name] = buffer(out, name, spec, len(rows))
+            self._field(name, spec, rows, result[name])
+        return result
+
+    def _field(self, name: str, spec: FieldSpec, rows: Tensor, out: Tensor) -> None:
+        if spec.stored != "int8":
+            self._copy(name, rows, out)
+            return
+        raw = []
+        for part, (shape, dtype) in parts(name, spec).items():
+            raw.append(torch.empty((len(rows), *shape), dtype=getattr(torch, dtype)))
+            self._copy(part, rows, raw[-1])
+        dequantize(*raw, out=out)
+
+    def _copy(self, part: str, rows: Tensor, out: Tensor) -> None:
+        """Rows of one stored tensor into ``out`` [B, …]."""
+        tables = self.tables(part)
+        if len(tables) == 1:
+            torch.index_select(tables[0], 0, rows, out=out)
+            return
+        if part not in self._views:
+            self._views[part] = [_bytes_of(table) for table in tables]
+        per, views, target = self.layout.rows_per_shard, self._views[part], _bytes_of(out)
+        shards, local = (rows // per).tolist(), (rows % per).tolist()
+        for i, (shard, row) in enumerate(zip(shards, local, strict=True)):
+            target[i] = views[shard][row]
+
+    def tables(self, part: str) -> list[Tensor]:
+        """A stored tensor as views [rows of the shard, …] of each shard's mapping; one piece [N, …]
+        in memory when it is small. For int8, ``name``, ``name.scale`` and ``name.offset``."""
+        if part not in self._tables:
+            tables = [self._map(shard, part) for shard in range(self.layout.shards)]
+            if sum(t.numel() * t.element_size() for t in tables) <= IN_MEMORY:
+                tables = [torch.cat(tables)]
+            self._tables[part] = tables
+        return self._tables[part]
+
+    def _map(self, shard: int, part: str) -> Tensor:
+        file = shard_file(self.path, shard)
+        try:
+            with safe_open(file, "pt") as opened:
+                return opened.get_tensor(part)
+        except DAMAGE as error:
+            raise UserError(
+                f"{file} is damaged ({error}): remove it, and run the command that wrote the "
+                "store again; it makes this shard only"
+            ) from None
+
+    def extents(self, part: str) -> list[Extent]:
+        """Where the rows of a stored tensor lie in the files, for readers that bypass mappings."""
+        return extents(self.path, self.layout, part)
+
+    def close(self) -> None:
+        """Let go of all mappings; the next `gather` opens them again."""
+        self._keys, self._tables, self._views = None, {}, {}
+
+
+def _bytes_of(table: Tensor) -> np.ndarray:
+    """A contiguous tensor [n, …] as uint8 [n, bytes of a row]; bfloat16 has no numpy type."""
+    row = numel(tuple(table.shape[1:])) * table.element_size()
+    return table.reshape(-1).view(torch.uint8).numpy().reshape(len(table), row)

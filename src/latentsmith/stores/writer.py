@@ -1,0 +1,273 @@
+"""Writing a store shard by shard, so that it can be killed at any instant.
+
+A shard is written aside, fsynced and renamed; then its sidecar in the same way. A shard counts
+once its sidecar stands, so what a killed writer leaves behind is a set of whole shards and a list
+of missing ones. There is no lock and no shared state: rank r of W owns shards r, r + W, …, and
+whoever goes on later may be of another number of ranks.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from latentsmith.errors import UserError
+from latentsmith.stores.base import FieldSpec, StoreManifest
+from latentsmith.stores.keys import KeyTable, listed
+from latentsmith.stores.layout import (
+    CLAIM,
+    KEYS,
+    MANIFEST,
+    Layout,
+    committed,
+    read_json,
+    shard_file,
+    sidecar_file,
+)
+from latentsmith.stores.quantize import OFFSET, SCALE, quantize
+from latentsmith.stores.statistics import join, measure, not_finite
+from latentsmith.utils.compare import differences
+from latentsmith.utils.digest import state_digest
+from latentsmith.utils.files import (
+    atomic_path,
+    fsync_folder,
+    full_disk_is_told,
+    remove_abandoned,
+    write_json,
+)
+
+FULL_DISK = (
+    "free some and run the same command again: it goes on with the shards that are missing "
+    "(or move the folder to a larger disk first)"
+)
+
+
+class ShardWriter:
+    """Writes one rank's shards of a store.
+
+    Args:
+        path: the store's folder; made if need be.
+        manifest: what will be in it.
+        keys: the sample of every row.
+        rows_per_shard, shard_bytes: size of a shard; by default at most 128 MiB, and about 64
+            shards or more unless they would have fewer than 256 rows. A store that was begun keeps
+            its own.
+        rank, world_size: of this writer.
+
+    Attributes:
+        layout: how rows are cut into shards.
+
+    Raises:
+        UserError: something else is being, or was, written to this folder (both sides are
+            named), or keys are not unique or not as many as ``manifest.count``.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        manifest: StoreManifest,
+        keys: Sequence[str],
+        *,
+        rows_per_shard: int | None = None,
+        shard_bytes: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.path, self.manifest = Path(path), manifest
+        self.rank, self.world_size = rank, world_size
+        if len(keys) != manifest.count:
+            raise ValueError(f"{len(keys)} keys for a store of {manifest.count} rows")
+        self.keys = keys if isinstance(keys, KeyTable) else KeyTable.of(keys)
+        wanted = {
+            "manifest": manifest.to_json(),
+            "keys": self.keys.digest(),
+            "rows_per_shard": Layout.choose(manifest, rows_per_shard, shard_bytes).rows_per_shard,
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        with full_disk_is_told(self.path, FULL_DISK):
+            self._claim = self._make_claim(wanted)
+        self.layout = Layout(manifest.count, self._claim["rows_per_shard"])
+        for shard in self.owned():
+            remove_abandoned(self.path, shard_file(self.path, shard).name)
+            remove_abandoned(self.path, sidecar_file(self.path, shard).name)
+
+    def _make_claim(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """State what will be written here, or find that it was stated before."""
+        file = self.path / CLAIM
+        if not file.exists():
+            self._refuse_strangers()
+            aside = self.path / f"claim-{self.rank}.json"
+            write_json(aside, wanted)
+            try:  # unlike a rename, a link fails when another rank was faster
+                os.link(aside, file)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                write_json(file, wanted)
+            aside.unlink()
+            fsync_folder(self.path)
+        there = read_json(file, "the claim")
+        changed = differences(
+            {k: wanted[k] for k in ("manifest", "keys")},
+            {k: there.get(k) for k in ("manifest", "keys")},
+        )
+        if changed:
+            raise UserError(
+                f"{self.path} holds another store: {'; '.join(changed)}. Choose another folder, "
+                "or remove this one"
+            )
+        if not isinstance(there.get("rows_per_shard"), int):
+            raise UserError(f"the claim {file} is damaged: remove {self.path}")
+        return there
+
+    def _refuse_strangers(self) -> None:
+        found = [p.name for p in self.path.glob("shard-*")]
+        if found or (self.path / MANIFEST).exists():
+            raise UserError(
+                f"{self.path} holds shards of a store but no {CLAIM} that says of which: choose "
+                "another folder, or remove this one"
+            )
+
+    def owned(self) -> range:
+        """Shards of this rank."""
+        return range(self.rank, self.layout.shards, self.world_size)
+
+    def missing(self) -> list[int]:
+        """Shards this rank still owes."""
+        return [shard for shard in self.owned() if committed(self.path, shard) is None]
+
+    def positions(self, shard: int) -> range:
+        """Row numbers of a shard."""
+        return self.layout.positions(shard)
+
+    def write(
+        self,
+        shard: int,
+        values: Mapping[str, Tensor],
+        unreadable: Mapping[int, str] | None = None,
+    ) -> None:
+        """Commit a shard: when this returns, it survives a power failure.
+
+        Args:
+            values: field → [rows of the shard, …], on any device.
+            unreadable: row number (of the store) → why its sample could not be read; its values
+                are not looked at, and stored as zeros.
+
+        Raises:
+            UserError: NaN, infinity, or a number too large for how it is stored (the sample is
+                named); the disk is full.
+        """
+        if shard not in self.owned():
+            raise ValueError(f"shard {shard} is not of rank {self.rank} of {self.world_size}")
+        rows, unreadable = self.positions(shard), dict(unreadable or {})
+        if wrong := [row for row in unreadable if row not in rows]:
+            raise ValueError(f"unreadable rows {wrong} are not in shard {shard}")
+        if set(values) != set(self.manifest.fields):
+            raise ValueError(f"fields {sorted(values)}, not {sorted(self.manifest.fields)}")
+        tensors, statistics = {}, {}
+        bad = torch.tensor([row - rows.start for row in unreadable], dtype=torch.int64)
+        for name, spec in self.manifest.fields.items():
+            stored = self._stored(name, spec, values[name], rows, bad)
+            tensors |= stored[0]
+            statistics[name] = stored[1]
+        file = shard_file(self.path, shard)
+        with full_disk_is_told(self.path, FULL_DISK):
+            sidecar_file(self.path, shard).unlink(missing_ok=True)  # of a shard made again
+            with atomic_path(file) as tmp:
+                save_file(tensors, tmp)
+            sidecar = {
+                "rows": [rows.start, rows.stop],
+                "bytes": file.stat().st_size,
+                "checksum": state_digest(tensors),
+                "unreadable": {str(row): text for row, text in sorted(unreadable.items())},
+                "statistics": statistics,
+            }
+            write_json(sidecar_file(self.path, shard), sidecar)
+
+    def _stored(
+        self, name: str, spec: FieldSpec, values: Tensor, rows: range, bad: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors a field is stored as, and its statistics."""
+        shape = (len(rows), *spec.shape)
+        if values.shape != shape or values.is_floating_point() != spec.dtype.is_floating_point:
+            raise ValueError(
+                f"{name} must be {list(shape)} to be stored as {spec.stored}, not "
+                f"{list(values.shape)} {values.dtype}"
+            )
+        kept = values.detach().to("cpu", spec.dtype)
+        if len(bad):
+            kept = kept.index_fill(0, bad, 0)
+        readable = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, bad, False)
+        whole = kept if not len(bad) else kept[readable]
+        statistics = measure(whole, self.manifest.content) if kept.is_floating_point() else {}
+        if statistics and not statistics["max"] - statistics["min"] < float("inf"):
+            self._refuse(name, spec, values, not_finite(kept), rows)
+        if spec.stored != "int8":
+            return {name: kept.contiguous()}, statistics
+        code, scale, offset = quantize(kept)
+        return {name: code, name + SCALE: scale, name + OFFSET: offset}, statistics
+
+    def _refuse(
+        self, name: str, spec: FieldSpec, values: Tensor, wrong: Tensor, rows: range
+    ) -> None:
+        """Raise UserError for rows (of the shard) whose values cannot be stored."""
+        samples = listed([self.keys[rows[i]] for i in wrong.tolist()])
+        first = values[int(wrong[0])]
+        if first.isfinite().all():
+            raise UserError(
+                f"{name} of sample {samples} reaches {float(first.abs().max()):.4g}, beyond the "
+                f"range of {spec.dtype}: store it as bfloat16 or float32"
+            )
+        raise UserError(f"{name} of sample {samples} is NaN or infinite")
+
+    def finish(self) -> bool:
+        """Join all ranks' shards: write the final manifest.
+
+        Returns:
+            Whether the store is finished; False while shards of any rank are missing.
+        """
+        shards = [committed(self.path, shard) for shard in range(self.layout.shards)]
+        if any(shard is None for shard in shards):
+            return False
+        final = self._final([shard for shard in shards if shard is not None])
+        with full_disk_is_told(self.path, FULL_DISK):
+            self._write_keys()
+            if _read(self.path / MANIFEST) != final:
+                write_json(self.path / MANIFEST, final)
+        return True
+
+    def _write_keys(self) -> None:
+        file = self.path / KEYS
+        if not file.exists():
+            with atomic_path(file) as tmp:
+                save_file(self.keys.arrays, tmp)
+
+    def _final(self, shards: list[dict[str, Any]]) -> dict[str, Any]:
+        unreadable: dict[str, str] = {}
+        for shard in shards:
+            unreadable |= shard["unreadable"]
+        return {
+            **self._claim,
+            "fingerprint": self.manifest.fingerprint(),
+            "count": self.layout.rows,
+            "readable": self.layout.rows - len(unreadable),
+            "unreadable": unreadable,
+            "statistics": {
+                name: join([shard["statistics"][name] for shard in shards])
+                for name in self.manifest.fields
+            },
+            "shards": [{k: shard[k] for k in ("bytes", "checksum")} for shard in shards],
+        }
+
+
+def _read(file: Path) -> Any:
+    """A JSON file; None when there is none, or none that can be read."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
