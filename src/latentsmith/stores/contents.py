@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,20 +11,8 @@ from torch import Tensor
 from latentsmith.data.base import Dataset
 from latentsmith.errors import UserError
 from latentsmith.stores.base import FeatureStore, Stored, StoreManifest, open_store
+from latentsmith.stores.build import Compute, Progress, build_store
 from latentsmith.utils.cache import cache_root
-
-Progress = Callable[[int, int], None]
-"""Called with (rows done by this rank, rows this rank owes)."""
-
-
-class Compute(Protocol):
-    """Makes rows. An object with ``plan(batches)`` is told first which rows it will be asked for,
-    in order, so that it can read ahead."""
-
-    def __call__(self, rows: Tensor) -> tuple[dict[str, Tensor], dict[int, str]]:
-        """Rows int64 [B] → (field → values of the readable rows, [b, …] in order; row → why it is
-        unreadable)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +22,7 @@ class Contents:
     Attributes:
         manifest: what the store will hold and what makes it.
         keys: of every row.
-        compute: see `Compute`.
+        compute: see `latentsmith.stores.build.Compute`; one with ``close()`` is closed at the end.
         files: side files of the store, name → what writes one to a path.
     """
 
@@ -104,14 +92,13 @@ def fill(
 ) -> FeatureStore:
     """The finished store at ``path``: as it is, gone on with, or made now.
 
-    Every rank calls this and computes its own shards; all get the finished store.
+    Every rank calls this and computes its own shards; with a process group all get the finished
+    store (see `build_store` for ranks without one).
 
     Raises:
         UserError: something else is at ``path`` (a store of other contents: both sides are named),
             or a sample's values cannot be stored.
     """
-    from latentsmith.stores.build import build_store
-
     try:
         build_store(
             path,
@@ -127,4 +114,7 @@ def fill(
         close = getattr(contents.compute, "close", None)
         if close is not None:
             close()
+    for name, write in contents.files.items():  # of a finished store: nothing else was there
+        if not (Path(path) / name).is_file():
+            write(Path(path) / name)
     return open_store(path)
