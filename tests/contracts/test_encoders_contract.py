@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.tiny_models import WEAK, tiny_clip, tiny_dinov2
+from helpers.tiny_models import WEAK, random_inception, tiny_clip, tiny_dinov2
 from latentsmith.encoders import ENCODERS, Encoder
+from latentsmith.encoders.inception import Inception
 
 
 def make(name: str, folder: Path, **settings) -> Encoder:
@@ -20,6 +21,8 @@ def make(name: str, folder: Path, **settings) -> Encoder:
         return config(source=tiny_clip(folder), **settings).build()
     if name == "efficientnet_lite0":
         return config(**({"resolution": 64} | settings)).build()
+    if name == "inception":
+        return Inception(random_inception(), digest="0" * 64, config=config(**settings))
     if name == "pixel_pca":
         encoder = config(components=5, **settings).build()
         generator = torch.Generator().manual_seed(3)

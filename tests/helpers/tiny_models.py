@@ -1,6 +1,8 @@
 """Tiny random models in the formats of the hub, for tests without a network."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -135,3 +137,25 @@ def tiny_autoencoder(folder: Path, *, seed: int = 0, channels: int = 3) -> str:
     )
     config.build().model.save_pretrained(folder)
     return str(folder)
+
+
+@cache
+def random_inception(seed: int = 0) -> Any:
+    """The Inception network (full size: the layout is fixed) with weights at which differences
+    between images survive to the last layer. Made once: do not change it."""
+    from latentsmith.encoders.inception import InceptionV3
+
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        net = InceptionV3()
+    net.to_empty(device="cpu").eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan = module.weight[0].numel()
+            # uniform: drawn three times as fast as normal numbers
+            torch.nn.init.uniform_(module.weight, -((6 / fan) ** 0.5), (6 / fan) ** 0.5)
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_parameters()
+    torch.nn.init.zeros_(net.fc.weight)
+    torch.nn.init.zeros_(net.fc.bias)
+    return net
