@@ -46,9 +46,9 @@ PAIRS = {"reference": "latents", "recon": "images", "features_ref": "features"}
 """Second input → the first that equals it when the match is perfect."""
 BY_ORDER = {
     "triplet_order", "linear_probe", "ridge_probe",
-    "path_length", "path_length_variance", "path_length_cv",
+    "path_length", "path_length_variance", "path_length_cv", "fd_infinity",
 }  # fmt: skip
-"""Metrics that draw their triplets, splits or paths by position."""
+"""Metrics that draw their triplets, splits, paths or subsets by position."""
 
 
 def _inputs(name: str, **changed) -> list:

@@ -1,8 +1,7 @@
 """How good is a generator? Distances and coverage of its samples' features, as one card."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from latentsmith.metrics.checks import check_finite
 from latentsmith.metrics.feature_stats import FeatureStats
 from latentsmith.metrics.frechet import mean_and_root, nuclear_norm
 from latentsmith.metrics.frechet_interval import frechet_draws, frechet_influence
+from latentsmith.metrics.frechet_names import frechet_name
 from latentsmith.metrics.generation_reference import GenerationReference, random_rows
 from latentsmith.metrics.kid import kid_draws
 from latentsmith.metrics.prdc import manifolds
@@ -35,6 +35,9 @@ class GenerationCardConfig:
     points: int = 10_000
     """Samples of each side used at most where the cost grows with their square (all but the
     Fréchet distance, which takes all)."""
+    infinity: bool = False
+    """Also the Fréchet distance extrapolated to infinitely many samples (15 decompositions more);
+    of use where samples far outnumber dimensions."""
 
 
 def measure_generation(
@@ -44,6 +47,7 @@ def measure_generation(
     space: str,
     stamp: Stamp,
     reference_features: Tensor | None = None,
+    encoder: Mapping[str, object] | None = None,
     cfg: GenerationCardConfig | None = None,
     k: int | None = None,
     seed: int | None = None,
@@ -64,6 +68,8 @@ def measure_generation(
         stamp: data, sampler, steps, ema; count and space are filled in here.
         reference_features: real features [M, D] where ``reference`` holds statistics only; without
             them only ``fd`` is measured.
+        encoder: fingerprint of the encoder behind ``space``; stamped, and needed for the name FID
+            (`frechet_name`).
         k, seed, resamples: instead of ``cfg``'s.
 
     Raises:
@@ -75,13 +81,17 @@ def measure_generation(
         cfg or GenerationCardConfig(), **{n: v for n, v in given.items() if v is not None}
     )
     real = GenerationReference.of(reference, space, reference_features)
-    stamp = replace(stamp, count=len(features), space=space)
+    known = {} if encoder is None else {"encoder": dict(encoder)}
+    stamp = replace(stamp, count=len(features), space=space, detail={**stamp.detail, **known})
     card = LatentCard()
-    for names, measure in (
+    parts: list[tuple[tuple[str, ...], Callable[..., None]]] = [
         (("fd",), _frechet),
         (("kid",), _kernel),
         (MANIFOLD, _manifolds),
-    ):
+    ]
+    if cfg.infinity:
+        parts.insert(1, (("fd_infinity",), _infinity))
+    for names, measure in parts:
         try:
             check_finite(features, "generated features")
             measure(card, features, real, stamp, cfg)
@@ -110,23 +120,38 @@ def _frechet(
         influence = frechet_influence(x, real.stats.mean, real.root)
         draws = frechet_draws(value, influence, cfg.resamples, cfg.seed)
     detail = {"reference_count": real.stats.n, "interval": "generated samples, reference fixed"}
-    card.measurements.append(
-        METRICS["fd"].from_replicates(
-            value,
-            draws,
-            stamp=replace(stamp, detail={**stamp.detail, **detail}),
-            suffix=real.space,
-            seed=cfg.seed,
-            baseline=(floor, {"baseline": "the reference's own distribution at this n", **how}),
-        )
+    found = METRICS["fd"].from_replicates(
+        value,
+        draws,
+        stamp=replace(stamp, detail={**stamp.detail, **detail}),
+        suffix=real.space,
+        seed=cfg.seed,
+        baseline=(floor, {"baseline": "the reference's own distribution at this n", **how}),
     )
+    name = frechet_name(real.space, n, stamp.detail.get("encoder"))
+    card.measurements.append(replace(found, name=name))
+
+
+def _infinity(
+    card: LatentCard,
+    features: Tensor,
+    real: GenerationReference,
+    stamp: Stamp,
+    cfg: GenerationCardConfig,
+) -> None:
+    """Extrapolated in the generated samples; the reference stays as it is."""
+    detail = {**stamp.detail, "reference_count": real.stats.n}
+    card.add(
+        "fd_infinity", features, real.all_rows, stamp=replace(stamp, detail=detail),
+        space=real.space, seed=cfg.seed, resamples=0,
+    )  # fmt: skip
 
 
 def _equal(
     features: Tensor, real: GenerationReference, stamp: Stamp, cfg: GenerationCardConfig
 ) -> tuple[Tensor, Tensor, Stamp]:
     """Equally many of both sides, stamped."""
-    most = cfg.points if real.features is None else min(len(real.features), cfg.points)
+    most = min(len(real.all_rows), cfg.points)
     made = random_rows(features.detach().cpu(), most, cfg.seed, "made")
     kept = real.rows(len(made), cfg.seed)
     detail = {**stamp.detail, "reference_count": len(made)}
@@ -142,7 +167,6 @@ def _kernel(
 ) -> None:
     made, kept, stamp = _equal(features, real, stamp, cfg)
     value, draws = kid_draws(made, kept, replicates=cfg.resamples, seed=cfg.seed)
-    chance: Mapping[str, Any] = {"baseline": "two sets of one distribution"}
     card.measurements.append(
         METRICS["kid"].from_replicates(
             value,
@@ -150,7 +174,7 @@ def _kernel(
             stamp=stamp,
             suffix=real.space,
             seed=cfg.seed,
-            baseline=(0.0, dict(chance)),
+            baseline=(0.0, {"baseline": "two sets of one distribution"}),
         )
     )
 

@@ -89,11 +89,16 @@ class GenerationReference:
             )
         return self._known[key]
 
-    def rows(self, count: int, seed: int) -> Tensor:
-        """``count`` of the real samples [count, D]. Raises UserError when there are none."""
+    @property
+    def all_rows(self) -> Tensor:
+        """The real samples [M, D]. Raises UserError where only statistics are known."""
         if self.features is None:
             raise UserError("needs the real samples' features, not only their statistics.")
-        return random_rows(self.features, count, seed, "real")
+        return self.features
+
+    def rows(self, count: int, seed: int) -> Tensor:
+        """``count`` of the real samples [count, D]. Raises: as `all_rows`."""
+        return random_rows(self.all_rows, count, seed, "real")
 
     def radii(self, count: int, k: int, seed: int) -> Tensor:
         """Squared distances [count] of `rows` to their k-th nearest other."""
@@ -108,9 +113,8 @@ class GenerationReference:
         many, else half."""
         key = ("manifolds", count, k, seed)
         if key not in self._known:
-            assert self.features is not None
-            half = min(count, len(self.features) // 2)
-            both = random_rows(self.features, 2 * half, seed, "halves")
+            half = min(count, len(self.all_rows) // 2)
+            both = random_rows(self.all_rows, 2 * half, seed, "halves")
             order = torch.randperm(len(both), generator=generator("generation", "halves", seed))
             a, b = both[order[:half]], both[order[half : 2 * half]]
             how = {"baseline": f"{half} real samples against {half} others"}

@@ -37,6 +37,8 @@ TERMS = {
     "perceptual_distance": Term("Perceptual distance", "reconstruction"),
     "fd": Term("Fréchet distance", "reconstruction", "same-distribution floor"),
     "fid": Term("FID", "reconstruction", "same-distribution floor"),
+    "fid_clean": Term("FID, clean resize", "generation", "same-distribution floor"),
+    "fd_infinity": Term("Fréchet distance at infinite n", "generation"),
     "kid": Term("Kernel distance", "reconstruction"),
     "precision": Term("Precision", "generation", "same-distribution value"),
     "recall": Term("Recall", "generation", "same-distribution value"),
