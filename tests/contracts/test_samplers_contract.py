@@ -95,6 +95,7 @@ def test_grid(name):
         assert bool((times.diff() < 0).all()) and float(times[0]) <= 1 and float(times[-1]) == 0
         if isinstance(sampler(name), SteppedConfig):
             assert len(times) == 9
+            assert torch.equal(path.on_grid(times[:-1]), times[:-1]), "off the trained steps"
 
 
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
