@@ -1,15 +1,20 @@
 """Filling a store by batches."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from latentsmith.errors import UserError
 from latentsmith.stores.base import StoreManifest
-from latentsmith.stores.layout import row_bytes
+from latentsmith.stores.layout import Layout, row_bytes
 from latentsmith.stores.writer import ShardWriter
+from latentsmith.utils.counter import Counter
 from latentsmith.utils.distributed import is_distributed, raise_together
 from latentsmith.utils.files import require_free
 
@@ -19,6 +24,38 @@ Progress = Callable[[int, int], None]
 Compute = Callable[[Tensor], tuple[dict[str, Tensor], dict[int, str]]]
 """Rows int64 [B] → (field → values of the readable rows, [b, …] in order; row → why unreadable).
 One with ``plan(batches)`` is told first which rows it will be asked for, in order."""
+
+Backend = Literal["shards", "lmdb"]
+"""How a store lies on disk."""
+
+
+class Writer(Protocol):
+    """What `build_store` asks of a backend; see `ShardWriter`."""
+
+    path: Path
+    manifest: StoreManifest
+    layout: Layout
+
+    def absent(self) -> list[int]: ...
+
+    def missing(self) -> list[int]: ...
+
+    def positions(self, shard: int) -> range: ...
+
+    def write(
+        self,
+        shard: int,
+        values: Mapping[str, Tensor],
+        unreadable: Mapping[int, str] | None = None,
+    ) -> None: ...
+
+    def finish(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+POLL_SECONDS = 1.0
+"""How often a rank that is done looks whether the others are."""
 
 
 def build_store(
@@ -33,12 +70,18 @@ def build_store(
     rank: int = 0,
     world_size: int = 1,
     progress: Progress | None = None,
+    backend: Backend = "shards",
 ) -> bool:
-    """Compute and write this rank's missing shards.
+    """Compute and write this rank's missing shards. A shard is written while the next is computed.
 
-    With a process group all ranks must call this, and return when the store is finished; one
-    rank's UserError is raised on all. Without one (an array of jobs that share a disk) each rank
-    returns when its own part is done, and whichever is last finishes the store.
+    Ranks of a process group all call this, and return when the store is finished; one rank's
+    UserError is raised on all. Without a process group (an array of jobs that share a disk) each
+    rank returns when its own part is done, and whichever is last finishes the store.
+
+    Args:
+        rows_per_shard, shard_bytes: see `ShardWriter`.
+        backend: ``lmdb``, the sources' format, is written by one rank only.
+        progress: called after each batch; by default a bar or lines with the time left are shown.
 
     Returns:
         Whether the store is finished.
@@ -47,10 +90,14 @@ def build_store(
         UserError: another store is in the folder, not enough room on the disk, or what `compute`
             and `ShardWriter.write` raise.
     """
-    error: UserError | None = None
-    finished = False
-    try:
-        writer = ShardWriter(
+    if backend == "lmdb":
+        from latentsmith.stores.lmdb_writer import is_finished
+
+        if is_finished(Path(path), manifest, keys):
+            return True
+    team = _Team(Path(path), rank, world_size)
+    with team.step():
+        writer = _writer_of(backend)(
             path,
             manifest,
             keys,
@@ -59,53 +106,123 @@ def build_store(
             rank=rank,
             world_size=world_size,
         )
-        _fill(writer, compute, batch_size, progress)
-        finished = writer.finish()
-    except UserError as own:
-        error = own
-    raise_together(error)
-    if is_distributed():
-        finished = writer.finish()  # all have written by now
-    return finished
+        team.clear()
+    try:
+        with team.step():
+            _check_room(writer)
+        with team.step(wait=lambda: not writer.absent()):
+            _fill(writer, compute, batch_size, progress)
+        return writer.finish()
+    finally:
+        writer.close()
 
 
-def _fill(
-    writer: ShardWriter, compute: Compute, batch_size: int, progress: Progress | None
-) -> None:
+def _writer_of(backend: Backend) -> Callable[..., Writer]:
+    if backend == "shards":
+        return ShardWriter
+    from latentsmith.stores.lmdb_writer import LmdbWriter
+
+    return LmdbWriter
+
+
+class _Team:
+    """The ranks that write a store; one, unless they have a process group.
+
+    Ranks wait for each other by looking at the disk: one may be hours behind, and collectives
+    give up after minutes.
+    """
+
+    def __init__(self, path: Path, rank: int, world_size: int):
+        self.path, self.rank = path, rank
+        self.together = world_size > 1 and is_distributed()
+
+    @contextlib.contextmanager
+    def step(self, wait: Callable[[], bool] | None = None) -> Iterator[None]:
+        """Do something on each rank; a UserError of one is raised on all.
+
+        Args:
+            wait: true when nothing is left for others to do.
+        """
+        error = None
+        try:
+            yield
+            while self.together and wait is not None and not (wait() or self._somebody_failed()):
+                time.sleep(POLL_SECONDS)
+        except BaseException as own:
+            if not self.together:
+                raise
+            with contextlib.suppress(OSError):  # then the others wait for a time-out
+                self._mark(self.rank).touch()
+            if not isinstance(own, UserError):
+                raise
+            error = own
+        if self.together:
+            raise_together(error)
+
+    def _mark(self, rank: int | str) -> Path:
+        return self.path / f"failed-{rank}"
+
+    def _somebody_failed(self) -> bool:
+        return any(self.path.glob(self._mark("*").name))
+
+    def clear(self) -> None:
+        """Remove what an earlier run left; before `step` ends, and so before anyone waits."""
+        for mark in self.path.glob(self._mark("*").name):
+            mark.unlink(missing_ok=True)
+
+
+def _check_room(writer: Writer) -> None:
+    """All ranks' missing shards must fit: they share the disk."""
+    rows = sum(len(writer.positions(shard)) for shard in writer.absent())
+    one = sum(row_bytes(spec) for spec in writer.manifest.fields.values())
+    what = f"for {rows:,} rows of {one / 1e3:,.1f} kB"
+    require_free(writer.path, rows * one, what, "or put the store on another disk")
+
+
+def _fill(writer: Writer, compute: Compute, batch_size: int, progress: Progress | None) -> None:
     missing = writer.missing()
     rows = [torch.tensor(writer.positions(shard), dtype=torch.int64) for shard in missing]
     owed = sum(len(r) for r in rows)
-    needed = owed * sum(row_bytes(spec) for spec in writer.manifest.fields.values())
-    what = f"for {owed:,} rows of {needed / max(owed, 1) / 1e3:,.1f} kB"
-    require_free(writer.path, needed, what, "or put the store on another disk")
     plan = getattr(compute, "plan", None)
     if plan is not None and missing:
         plan([batch for r in rows for batch in r.split(batch_size)])
-    done = 0
-    for shard, own in zip(missing, rows, strict=True):
-        values, unreadable = _buffers(writer, len(own)), {}
-        for batch in own.split(batch_size):
-            _put(writer, values, batch, own, compute(batch), unreadable)
-            done += len(batch)
-            if progress is not None:
-                progress(done, owed)
-        writer.write(shard, values, unreadable)
+    done, written = 0, None
+    with _told(writer, owed, progress) as tell, ThreadPoolExecutor(1) as thread:
+        for shard, own in zip(missing, rows, strict=True):
+            values, unreadable = _buffers(writer, len(own)), {}
+            for batch in own.split(batch_size):
+                _put(values, batch, int(own[0]), compute(batch), unreadable)
+                done += len(batch)
+                tell(done, owed)
+            if written is not None:
+                written.result()  # at most one shard waits to be written: memory is bounded
+            written = thread.submit(writer.write, shard, values, unreadable)
+        if written is not None:
+            written.result()
 
 
-def _buffers(writer: ShardWriter, rows: int) -> dict[str, Tensor]:
+@contextlib.contextmanager
+def _told(writer: Writer, owed: int, progress: Progress | None) -> Iterator[Progress]:
+    if progress is not None:
+        yield progress
+        return
+    with Counter(f"writing {writer.path.name}", owed) as count:
+        yield lambda done, _: count(done)
+
+
+def _buffers(writer: Writer, rows: int) -> dict[str, Tensor]:
     fields = writer.manifest.fields
     return {n: torch.zeros((rows, *spec.shape), dtype=spec.dtype) for n, spec in fields.items()}
 
 
 def _put(
-    writer: ShardWriter,
     values: dict[str, Tensor],
     batch: Tensor,
-    own: Tensor,
+    first: int,
     computed: tuple[dict[str, Tensor], dict[int, str]],
     unreadable: dict[int, str],
 ) -> None:
-    """Put one batch's results where its rows lie in the shard."""
+    """Put one batch's results where its rows lie in a shard that begins at row ``first``."""
     found, failed = computed
     unreadable |= failed
     kept = torch.tensor([row for row in batch.tolist() if row not in failed], dtype=torch.int64)
@@ -116,4 +233,4 @@ def _put(
     for name, buffer in values.items():
         if len(found[name]) != len(kept):
             raise ValueError(f"{len(found[name])} rows of {name} for {len(kept)} readable samples")
-        buffer[kept - own[0]] = found[name].to("cpu", buffer.dtype)
+        buffer[kept - first] = found[name].to("cpu", buffer.dtype)

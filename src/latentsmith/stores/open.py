@@ -17,6 +17,10 @@ def open_folder(path: Path) -> FeatureStore:
         return ShardStore(path)
     if (path / CLAIM).is_file():
         raise UserError(unfinished(path))
+    if (path / "data.mdb").is_file() or path.suffix in (".mdb", ".lmdb"):
+        from latentsmith.stores.lmdb import LmdbStore
+
+        return LmdbStore(path)
     raise UserError(_nothing(path))
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latentsmith.errors import UserError, nearest
 from latentsmith.stores.base import FeatureStore, FieldSpec
 from latentsmith.stores.keys import listed
+from latentsmith.stores.layout import numel
 
 
 def check_rows(store: FeatureStore, rows: Tensor) -> None:
@@ -60,3 +62,9 @@ def buffer(out: Mapping[str, Tensor] | None, name: str, spec: FieldSpec, count: 
             f"{list(given.shape)} {given.dtype}"
         )
     return given
+
+
+def as_bytes(table: Tensor) -> np.ndarray:
+    """A contiguous tensor [n, …] as uint8 [n, bytes of a row]; bfloat16 has no numpy type."""
+    row = numel(tuple(table.shape[1:])) * table.element_size()
+    return table.reshape(-1).view(torch.uint8).numpy().reshape(len(table), row)

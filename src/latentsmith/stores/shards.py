@@ -25,13 +25,12 @@ from latentsmith.stores.layout import (
     Extent,
     Layout,
     extents,
-    numel,
     parts,
     read_json,
     shard_file,
 )
 from latentsmith.stores.quantize import dequantize
-from latentsmith.stores.rows import buffer, check_rows, chosen, refuse_unreadable
+from latentsmith.stores.rows import as_bytes, buffer, check_rows, chosen, refuse_unreadable
 
 IN_MEMORY = 32 << 20
 """A tensor of at most so many bytes over all shards is copied into memory on first use: labels
@@ -47,6 +46,7 @@ class ShardStore:
     Attributes:
         layout: how rows are cut into shards.
         statistics: field → `latentsmith.stores.statistics.Statistics`.
+        stated, checksums: what manifest, keys and shards must hash to; `verify_store` looks.
 
     Raises:
         UserError: not finished, damaged, or a shard is missing.
@@ -60,6 +60,8 @@ class ShardStore:
             self.layout = Layout(self.manifest.count, final["rows_per_shard"])
             self.unreadable: Mapping[int, str] = {int(r): t for r, t in final["unreadable"].items()}
             self.statistics: dict[str, Any] = final["statistics"]
+            self.stated = {"manifest": str(final["fingerprint"]), "keys": str(final["keys"])}
+            self.checksums: list[str] = [shard["checksum"] for shard in final["shards"]]
             self._sizes: list[int] = [shard["bytes"] for shard in final["shards"]]
         except DAMAGE as error:
             raise UserError(
@@ -140,8 +142,8 @@ class ShardStore:
             torch.index_select(tables[0], 0, rows, out=out)
             return
         if part not in self._views:
-            self._views[part] = [_bytes_of(table) for table in tables]
-        per, views, target = self.layout.rows_per_shard, self._views[part], _bytes_of(out)
+            self._views[part] = [as_bytes(table) for table in tables]
+        per, views, target = self.layout.rows_per_shard, self._views[part], as_bytes(out)
         shards, local = (rows // per).tolist(), (rows % per).tolist()
         for i, (shard, row) in enumerate(zip(shards, local, strict=True)):
             target[i] = views[shard][row]
@@ -167,6 +169,12 @@ class ShardStore:
                 "store again; it makes this shard only"
             ) from None
 
+    def stored(self, shard: int) -> dict[str, Tensor]:
+        """What `verify` looks at: a shard's tensors as they are stored, zeros for unreadable
+        samples."""
+        fields = self.manifest.fields.items()
+        return {part: self._map(shard, part) for n, spec in fields for part in parts(n, spec)}
+
     def extents(self, part: str) -> list[Extent]:
         """Where the rows of a stored tensor lie in the files, for readers that bypass mappings."""
         return extents(self.path, self.layout, part)
@@ -174,9 +182,3 @@ class ShardStore:
     def close(self) -> None:
         """Let go of all mappings; the next `gather` opens them again."""
         self._keys, self._tables, self._views = None, {}, {}
-
-
-def _bytes_of(table: Tensor) -> np.ndarray:
-    """A contiguous tensor [n, …] as uint8 [n, bytes of a row]; bfloat16 has no numpy type."""
-    row = numel(tuple(table.shape[1:])) * table.element_size()
-    return table.reshape(-1).view(torch.uint8).numpy().reshape(len(table), row)

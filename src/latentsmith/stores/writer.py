@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsmith.errors import UserError
-from latentsmith.stores.base import FieldSpec, StoreManifest
-from latentsmith.stores.keys import KeyTable, listed
+from latentsmith.stores.base import StoreManifest
+from latentsmith.stores.encode import encode
+from latentsmith.stores.keys import KeyTable
 from latentsmith.stores.layout import (
     CLAIM,
     KEYS,
@@ -29,8 +29,7 @@ from latentsmith.stores.layout import (
     shard_file,
     sidecar_file,
 )
-from latentsmith.stores.quantize import OFFSET, SCALE, quantize
-from latentsmith.stores.statistics import join, measure, not_finite
+from latentsmith.stores.statistics import join
 from latentsmith.utils.compare import differences
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.files import (
@@ -112,15 +111,7 @@ class ShardWriter:
             aside.unlink()
             fsync_folder(self.path)
         there = read_json(file, "the claim")
-        changed = differences(
-            {k: wanted[k] for k in ("manifest", "keys")},
-            {k: there.get(k) for k in ("manifest", "keys")},
-        )
-        if changed:
-            raise UserError(
-                f"{self.path} holds another store: {'; '.join(changed)}. Choose another folder, "
-                "or remove this one"
-            )
+        refuse_others(self.path, wanted, there)
         if not isinstance(there.get("rows_per_shard"), int):
             raise UserError(f"the claim {file} is damaged: remove {self.path}")
         return there
@@ -140,6 +131,10 @@ class ShardWriter:
     def missing(self) -> list[int]:
         """Shards this rank still owes."""
         return [shard for shard in self.owned() if committed(self.path, shard) is None]
+
+    def absent(self) -> list[int]:
+        """Shards that are missing, of any rank."""
+        return [s for s in range(self.layout.shards) if committed(self.path, s) is None]
 
     def positions(self, shard: int) -> range:
         """Row numbers of a shard."""
@@ -164,66 +159,24 @@ class ShardWriter:
         """
         if shard not in self.owned():
             raise ValueError(f"shard {shard} is not of rank {self.rank} of {self.world_size}")
-        rows, unreadable = self.positions(shard), dict(unreadable or {})
-        if wrong := [row for row in unreadable if row not in rows]:
-            raise ValueError(f"unreadable rows {wrong} are not in shard {shard}")
-        if set(values) != set(self.manifest.fields):
-            raise ValueError(f"fields {sorted(values)}, not {sorted(self.manifest.fields)}")
-        tensors, statistics = {}, {}
-        bad = torch.tensor([row - rows.start for row in unreadable], dtype=torch.int64)
-        for name, spec in self.manifest.fields.items():
-            stored = self._stored(name, spec, values[name], rows, bad)
-            tensors |= stored[0]
-            statistics[name] = stored[1]
+        rows = self.positions(shard)
+        encoded = encode(self.manifest, self.keys, rows, values, unreadable or {})
         file = shard_file(self.path, shard)
         with full_disk_is_told(self.path, FULL_DISK):
             sidecar_file(self.path, shard).unlink(missing_ok=True)  # of a shard made again
             with atomic_path(file) as tmp:
-                save_file(tensors, tmp)
+                save_file(encoded.tensors, tmp)
             sidecar = {
                 "rows": [rows.start, rows.stop],
                 "bytes": file.stat().st_size,
-                "checksum": state_digest(tensors),
-                "unreadable": {str(row): text for row, text in sorted(unreadable.items())},
-                "statistics": statistics,
+                "checksum": state_digest(encoded.tensors),
+                "unreadable": encoded.unreadable,
+                "statistics": encoded.statistics,
             }
             write_json(sidecar_file(self.path, shard), sidecar)
 
-    def _stored(
-        self, name: str, spec: FieldSpec, values: Tensor, rows: range, bad: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors a field is stored as, and its statistics."""
-        shape = (len(rows), *spec.shape)
-        if values.shape != shape or values.is_floating_point() != spec.dtype.is_floating_point:
-            raise ValueError(
-                f"{name} must be {list(shape)} to be stored as {spec.stored}, not "
-                f"{list(values.shape)} {values.dtype}"
-            )
-        kept = values.detach().to("cpu", spec.dtype)
-        if len(bad):
-            kept = kept.index_fill(0, bad, 0)
-        readable = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, bad, False)
-        whole = kept if not len(bad) else kept[readable]
-        statistics = measure(whole, self.manifest.content) if kept.is_floating_point() else {}
-        if statistics and not statistics["max"] - statistics["min"] < float("inf"):
-            self._refuse(name, spec, values, not_finite(kept), rows)
-        if spec.stored != "int8":
-            return {name: kept.contiguous()}, statistics
-        code, scale, offset = quantize(kept)
-        return {name: code, name + SCALE: scale, name + OFFSET: offset}, statistics
-
-    def _refuse(
-        self, name: str, spec: FieldSpec, values: Tensor, wrong: Tensor, rows: range
-    ) -> None:
-        """Raise UserError for rows (of the shard) whose values cannot be stored."""
-        samples = listed([self.keys[rows[i]] for i in wrong.tolist()])
-        first = values[int(wrong[0])]
-        if first.isfinite().all():
-            raise UserError(
-                f"{name} of sample {samples} reaches {float(first.abs().max()):.4g}, beyond the "
-                f"range of {spec.dtype}: store it as bfloat16 or float32"
-            )
-        raise UserError(f"{name} of sample {samples} is NaN or infinite")
+    def close(self) -> None:
+        """Nothing is held open between calls."""
 
     def finish(self) -> bool:
         """Join all ranks' shards: write the final manifest.
@@ -248,21 +201,38 @@ class ShardWriter:
                 save_file(self.keys.arrays, tmp)
 
     def _final(self, shards: list[dict[str, Any]]) -> dict[str, Any]:
-        unreadable: dict[str, str] = {}
-        for shard in shards:
-            unreadable |= shard["unreadable"]
-        return {
-            **self._claim,
-            "fingerprint": self.manifest.fingerprint(),
-            "count": self.layout.rows,
-            "readable": self.layout.rows - len(unreadable),
-            "unreadable": unreadable,
-            "statistics": {
-                name: join([shard["statistics"][name] for shard in shards])
-                for name in self.manifest.fields
-            },
+        return joined(self._claim, self.manifest, shards) | {
             "shards": [{k: shard[k] for k in ("bytes", "checksum")} for shard in shards],
         }
+
+
+def refuse_others(path: Path, wanted: dict[str, Any], there: dict[str, Any]) -> None:
+    """Raises UserError when a store of another manifest or other keys was begun at ``path``."""
+    named = ("manifest", "keys")
+    changed = differences({k: wanted[k] for k in named}, {k: there.get(k) for k in named})
+    if changed:
+        raise UserError(
+            f"{path} holds another store: {'; '.join(changed)}. Choose another folder, or remove "
+            "this one"
+        )
+
+
+def joined(
+    claim: dict[str, Any], manifest: StoreManifest, sidecars: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The final manifest: what was claimed, and what all shards say."""
+    unreadable: dict[str, str] = {}
+    for sidecar in sidecars:
+        unreadable |= sidecar["unreadable"]
+    floats = [name for name, spec in manifest.fields.items() if spec.dtype.is_floating_point]
+    return {
+        **claim,
+        "fingerprint": manifest.fingerprint(),
+        "count": manifest.count,
+        "readable": manifest.count - len(unreadable),
+        "unreadable": unreadable,
+        "statistics": {n: join([s["statistics"][n] for s in sidecars]) for n in floats},
+    }
 
 
 def _read(file: Path) -> Any:
