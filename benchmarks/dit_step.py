@@ -9,7 +9,8 @@ with the same fused AdamW, so that other load falls on all alike. Given are the 
 of their turns, and the median over rounds of (theirs / ours of the same round). The first two have
 the same weights and the same output (checked before timing). diffusers' class has a time and a
 label embedder in every block, here tied to one, as in the checkpoints it was made for, which makes
-its step cheaper than as it comes.
+its step cheaper than as it comes. Two networks, unless sizes are given: the laptop scale's (64
+tokens), and four blocks of SiT-S/2 on 32 x 32 latents (256 tokens).
 
 CUDA: ours alone, cached random latents, `torch.compile`, autocast bfloat16, weights float32;
 images a second, and the share of the device's dense bf16 peak that the model's operations use
@@ -43,6 +44,12 @@ PEAK_TFLOPS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "L40S": 362, 
 """Dense bf16 with float32 accumulation, from the vendor's data sheets."""
 
 Step = Callable[[], Tensor]
+
+#       width depth heads side batch
+CASES = [
+    (192,    6,    6,   16,   16),
+    (384,    4,    6,   32,    4),
+]  # fmt: skip
 
 
 def data(args: argparse.Namespace, device: str) -> dict[str, Tensor]:
@@ -148,7 +155,7 @@ def step(network: nn.Module, forward: Callable[[], Tensor], target: Tensor) -> S
 
 
 def measure_cpu(args: argparse.Namespace) -> dict[str, Any]:
-    """Rounds of one step each."""
+    """Rounds of one step each; ``rows`` of one network."""
     batch = data(args, "cpu")
     steps = networks(args, batch)
     turns: dict[str, list[float]] = {name: [] for name in steps}
@@ -172,7 +179,9 @@ def measure_cpu(args: argparse.Namespace) -> dict[str, Any]:
         }
         for name, times in turns.items()
     ]
-    return {"rows": rows, "load": os.getloadavg()}
+    title = "width {}, depth {}, {} heads, ".format(*make_shape(args))
+    title += f"patch {args.patch}, latents 4 x {args.side} x {args.side}, batch {args.batch}"
+    return {"title": title, "rows": rows, "load": os.getloadavg()}
 
 
 def measure_cuda(args: argparse.Namespace) -> dict[str, Any]:
@@ -208,6 +217,7 @@ def measure_cuda(args: argparse.Namespace) -> dict[str, Any]:
     achieved = flops * args.batch / seconds / 1e12
     return {
         "device": name,
+        "title": f"SiT-{args.size}/{args.patch}, batch {args.batch}, bf16, compiled",
         "images_per_second": args.batch / seconds,
         "tflops": achieved,
         "peak_tflops": peak,
@@ -221,51 +231,61 @@ def measure_cuda(args: argparse.Namespace) -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as a document."""
-    width, depth, heads = result["shape"]
-    head = (
-        f"# SiT training step\n\nWidth {width}, depth {depth}, {heads} heads, patch "
-        f"{result['patch']}, latents 4 x {result['side']} x {result['side']}, batch "
-        f"{result['batch']}; {result['threads']} thread(s), torch {result['torch']}, diffusers "
-        f"{result['diffusers']}. Made by `{result['command']}`, which says how.\n\n"
+    text = (
+        f"# SiT training step\n\n{result['threads']} thread(s), torch {result['torch']}, diffusers "
+        f"{result['diffusers']}, {result['machine']}. Made by `{result['command']}`, which says "
+        "how.\n"
     )
     if result["device"] != "cpu":
-        peak = result["utilisation"]
-        return head + (
-            f"{result['device']}: {result['images_per_second']:.0f} images/s, "
+        share, peak = result["utilisation"], result["peak_tflops"]
+        return text + (
+            f"\n{result['device']}, {result['title']}: {result['images_per_second']:.0f} images/s, "
             f"{result['step_ms']:.1f} ms a step, {result['tflops']:.0f} TFLOP/s"
-            + ("" if peak is None else f", {peak:.1%} of {result['peak_tflops']} dense bf16")
+            + ("" if share is None else f" = {share:.1%} of {peak} dense bf16")
             + f"; {result['memory_gib']:.1f} GiB.\n"
         )
-    head += "| network | best ms | median ms | times ours |\n|---|---|---|---|\n"
-    return head + "".join(
-        f"| {r['network']} | {r['best_ms']:.1f} | {r['median_ms']:.1f} | {r['times_ours']:.2f} |\n"
-        for r in result["rows"]
-    )
+    for case in result["cases"]:
+        text += f"\n## {case['title'].capitalize()}\n\n"
+        text += "| network | best ms | median ms | times ours |\n|---|---|---|---|\n"
+        text += "".join(
+            f"| {r['network']} | {r['best_ms']:.1f} | {r['median_ms']:.1f} "
+            f"| {r['times_ours']:.2f} |\n"
+            for r in case["rows"]
+        )
+    return text
 
 
 def parse() -> argparse.Namespace:
     """Command line; what is left open follows the device."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--size", choices=["S", "B", "L", "XL"])
     parser.add_argument("--width", type=int)
     parser.add_argument("--depth", type=int)
     parser.add_argument("--heads", type=int)
     parser.add_argument("--patch", type=int, default=2)
-    parser.add_argument("--side", type=int, help="of the latent; 16 on CPU, 32 on CUDA")
-    parser.add_argument("--batch", type=int, help="16 on CPU, 256 on CUDA")
+    parser.add_argument("--side", type=int, default=32, help="of the latent")
+    parser.add_argument("--batch", type=int, help="4 on CPU, 256 on CUDA")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/dit_step_*")
     args = parser.parse_args()
-    small = args.device == "cpu"
-    args.side = args.side or (16 if small else 32)
-    args.batch = args.batch or (16 if small else 256)
-    if small and args.size is None:
-        args.width, args.depth, args.heads = args.width or 192, args.depth or 6, args.heads or 6
-    args.size = args.size or ("S" if small else "XL")
+    cpu = args.device == "cpu"
+    args.cases = CASES if cpu and not (args.size or args.width or args.batch) else []
+    args.size = args.size or ("S" if cpu else "XL")
+    args.batch = args.batch or (4 if cpu else 256)
     return args
+
+
+def measure_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """`measure_cpu` of each of `CASES`, or of the one network asked for."""
+    cases = args.cases or [(args.width, args.depth, args.heads, args.side, args.batch)]
+    rows = []
+    for case in cases:
+        args.width, args.depth, args.heads, args.side, args.batch = case
+        rows.append(measure_cpu(args))
+    return rows
 
 
 def main() -> None:
@@ -278,14 +298,11 @@ def main() -> None:
         print("no CUDA here: nothing measured")
         return
     keep_heap()
-    measured = measure_cpu(args) if args.device == "cpu" else measure_cuda(args)
+    cpu = args.device == "cpu"
+    measured = {"cases": measure_cases(args)} if cpu else measure_cuda(args)
     result = {
         "device": "cpu",
         "command": f"python benchmarks/dit_step.py --device {args.device}",
-        "shape": make_shape(args),
-        "patch": args.patch,
-        "side": args.side,
-        "batch": args.batch,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,

@@ -98,7 +98,7 @@ class TransformerConfig(BackboneConfig):
         if width % heads or (rope and width // heads % 4):
             raise ValueError(
                 f"width {width} must be a multiple of {'4 x heads' if rope else 'heads'} "
-                f"({heads} heads): {heads * 4 * max(1, round(width / heads / 4))} would be"
+                f"({heads} heads), such as {heads * 4 * max(1, round(width / heads / 4))}"
             )
         if width % 4:
             raise ValueError(f"width {width} must be a multiple of 4, for sines and cosines")

@@ -49,6 +49,13 @@ def test_rope_scores_depend_on_displacement_alone():
     assert abs(scores[0, 0, 2, 3] - scores[2, 3, 0, 0]) > 1e-3
 
 
+def test_rope_turns_by_the_row_and_then_the_column():
+    x = torch.tensor([1.0, 1, 0, 0]).double().expand(1, 1, 12, 4)  # planes (0, 2) and (1, 3)
+    turned = rotate(x, rope_2d(4, (3, 4)))[0, 0, 2 * 4 + 3]  # row 2, column 3
+    by_hand = [math.cos(2), math.cos(3), math.sin(2), math.sin(3)]
+    torch.testing.assert_close(turned, torch.tensor(by_hand).double())
+
+
 def test_rope_keeps_lengths():
     x = noise(2, 3, 8, 4)
     torch.testing.assert_close(rotate(x, rope_2d(4, (2, 4))).norm(dim=-1), x.norm(dim=-1))
