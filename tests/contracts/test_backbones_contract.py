@@ -220,3 +220,15 @@ def test_every_setting_has_help(name):
     helps = field_help(config)
     missing = [f.name for f in fields(config) if f.name != "kind" and not helps.get(f.name)]
     assert not missing and BACKBONES[name].help
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@ALL
+def test_the_same_on_cuda(name):
+    network = randomized(make(name))
+    z, t, condition = inputs()
+    expected = network(z, t, condition).sample
+    there = network.cuda()(z.cuda(), t.cuda(), {k: v.cuda() for k, v in condition.items()})
+    assert there.sample.is_cuda
+    torch.testing.assert_close(there.sample.cpu(), expected, rtol=1e-3, atol=1e-3)
