@@ -49,7 +49,9 @@ def test_report_holds_targets_with_stamps(smoke):
     assert stamp["data"].endswith("/val")
     assert stamp["detail"]["arm"] == "regularized"
     assert stamp["versions"]["torch"] == torch.__version__
-    assert by_name["C: generation"]["verdict"] == "not measured"
+    generated = by_name["C: Fréchet distance of generated images (pixel_pca)"]
+    assert generated["measurement"]["stamp"]["detail"]["samples"] == 64
+    assert generated["measurement"]["stamp"]["ema"] is True
 
 
 def test_both_arms_leave_from_the_same_start_and_part(smoke):
@@ -153,11 +155,14 @@ def test_golden_losses(smoke):
         for arm in GOLDEN
     }
     for arm, golden in GOLDEN.items():
-        got = [r["autoencoder/loss"] for r in logs[arm] if r["kind"] == "train"]
+        key = "denoiser/loss" if arm.startswith("generator") else "autoencoder/loss"
+        got = [r[key] for r in logs[arm] if r["kind"] == "train"]
         assert got == pytest.approx(golden, rel=0.02), arm
 
 
 GOLDEN = {
+    "generator-baseline-0": [2.02029, 2.02924, 1.90675, 2.11923],
+    "generator-regularized-0": [2.00038, 2.03969, 1.92972, 2.13546],
     "start": [0.30765, 0.38787, 0.31993, 0.33910],
     "baseline": [0.27748, 0.34856, 0.27049, 0.27898],
     "regularized": [0.31084, 0.38201, 0.30658, 0.31812],

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,12 +40,18 @@ def default_path(recipe: str, overrides: list[str] | tuple[str, ...]) -> Path:
     name too long for a folder ends in a hash instead."""
     last = {text.partition("=")[0]: text for text in overrides}  # the last one of a key holds
     scale = last.pop("scale", f"scale={_usual_scale(recipe)}").partition("=")[2]
-    name = ",".join([scale, *sorted(last.values())])
+    return ROOT / recipe / folder_name([scale, *sorted(last.values())])
+
+
+def folder_name(words: Sequence[str]) -> str:
+    """The words joined by commas, as a folder may be called; a hash at the end where letters had
+    to be replaced or the name was too long."""
+    name = ",".join(words)
     safe = re.sub(r"[^\w.,=+@~\[\]-]+", "_", name)
     if safe != name or len(safe) > 120:
         digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
         safe = f"{safe[:100]}-{digest}"
-    return ROOT / recipe / safe
+    return safe
 
 
 def _usual_scale(recipe: str) -> str:

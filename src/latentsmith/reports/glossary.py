@@ -44,6 +44,15 @@ TERMS = {
     "recall": Term("Recall", "generation", "same-distribution value"),
     "density": Term("Density", "generation", "same-distribution value"),
     "coverage": Term("Coverage", "generation", "same-distribution value"),
+    "generated_fd": Term(
+        "Fréchet distance of generated images", "generation", "same-distribution floor"
+    ),
+    "generated_kid": Term("Kernel distance of generated images", "generation"),
+    "generated_precision": Term("Precision of generated images", "generation"),
+    "generated_recall": Term("Recall of generated images", "generation"),
+    "generated_density": Term("Density of generated images", "generation"),
+    "generated_coverage": Term("Coverage of generated images", "generation"),
+    "samples_to_baseline": Term("Samples to the baseline's score", "generation"),
     "pairdist_pearson": Term("Distance correlation (Pearson)", "geometry", "permuted"),
     "pairdist_spearman": Term("Distance correlation (Spearman)", "geometry", "permuted"),
     "pairdist_stress": Term("Distance stress", "geometry"),

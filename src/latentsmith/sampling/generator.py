@@ -109,6 +109,8 @@ class LatentGenerator:
         guidance: GuidanceConfig,
         seed: int = 0,
         labels: Tensor | None = None,
+        noise: Tensor | None = None,
+        weak: Denoiser | None = None,
         batch_size: int = 64,
     ) -> Tensor:
         """Raw latents [N, C, h, w], float32 on the CPU.
@@ -119,6 +121,8 @@ class LatentGenerator:
         Args:
             indices: which samples [N], any non-negative numbers.
             labels: class of each [N]; default: ``index mod classes``.
+            noise: where each starts [N, C, h, w], instead of the noise of its index.
+            weak: a worse generator of the same latents, for autoguidance.
 
         Raises:
             UserError: labels for an unconditional generator, or outside the classes.
@@ -134,10 +138,11 @@ class LatentGenerator:
             condition: Condition = {}
             if labels is not None:
                 condition["label"] = labels[rows].to(self.device)
-            noise = starting_noise(seed, some, self.backbone.latent_shape).to(self.device)
+            own = noise is None
+            z = starting_noise(seed, some, self.backbone.latent_shape) if own else noise[rows]
             z = sampler.sample(
-                guidance.bind(denoiser, condition),
-                noise,
+                guidance.bind(denoiser, condition, weak),
+                z.to(self.device),
                 path=self.path,
                 noise=NoiseSource(seed, some, device=self.device),
             )

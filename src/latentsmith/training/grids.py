@@ -1,22 +1,24 @@
 """Sample grids as PNG."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latentsmith.utils.files import atomic_path
+from latentsmith.utils.files import atomic_folder, atomic_path
 
 
-def image_grid(images: Tensor, *, gap: int = 2) -> np.ndarray:
+def image_grid(images: Tensor, *, gap: int = 2, columns: int | None = None) -> np.ndarray:
     """[N, C, H, W] in [0, 1], C = 1 or 3 → uint8 [rows*(H+gap)+gap, columns*(W+gap)+gap, 3].
 
-    As square as it goes, row by row, white gaps; values outside [0, 1] are clipped.
+    Row by row, as square as it goes unless ``columns`` is given; white gaps; values outside [0, 1]
+    are clipped.
     """
     n, c, h, w = images.shape
-    columns = math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     pixels = images.detach().float().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
     if c == 1:
@@ -29,9 +31,19 @@ def image_grid(images: Tensor, *, gap: int = 2) -> np.ndarray:
     return grid
 
 
-def save_grid(images: Tensor, file: Path) -> None:
+def save_grid(images: Tensor, file: Path, *, columns: int | None = None) -> None:
     """Write `image_grid` of ``images`` to a PNG file, atomically."""
     from PIL import Image
 
     with atomic_path(file) as tmp:
-        Image.fromarray(image_grid(images)).save(tmp, format="PNG")
+        Image.fromarray(image_grid(images, columns=columns)).save(tmp, format="PNG")
+
+
+def save_images(images: Tensor, folder: Path, names: Sequence[str]) -> None:
+    """Write each of ``images`` [N, C, H, W] in [0, 1] as ``<name>.png``: all of them or none. An
+    existing folder is replaced."""
+    from PIL import Image
+
+    with atomic_folder(folder) as tmp:
+        for image, name in zip(images, names, strict=True):
+            Image.fromarray(image_grid(image[None], gap=0)).save(tmp / f"{name}.png")

@@ -1,6 +1,7 @@
 """Settings of the mmreg recipe. Help for each is the string under it."""
 
 from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from latentsmith.losses.kl import KLReduction
 from latentsmith.losses.perceptual import lpips_needs
 from latentsmith.metrics.latent_card import CardConfig
 from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.recipes.mmreg.generation_config import GenerationConfig
 from latentsmith.registry import OneOf
 from latentsmith.training.config import TrainConfig
 from latentsmith.utils.needs import Need
@@ -128,6 +130,8 @@ class MMRegConfig(RecipeConfig):
     """Training of each arm. Same data, order, noise and steps for both."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Measurement protocol."""
+    generation: GenerationConfig
+    """Stage C: what a generator makes of both arms' latents."""
 
     def __post_init__(self) -> None:
         known = [TRAINED_REFERENCE, *self.more_references]
@@ -159,10 +163,17 @@ class MMRegConfig(RecipeConfig):
             )
 
     def stages(self) -> list[Stage]:
-        """references → pretrain → baseline → regularized → measure → report."""
+        """references → pretrain → baseline → regularized → measure → latents → generators →
+        report."""
         from latentsmith.recipes.mmreg.stages import stages
 
         return stages(self)
+
+    def sweep_report(self, folders: list[Path], out: Path) -> None:
+        """One table over settings and seeds. For ``latentsmith sweep``."""
+        from latentsmith.recipes.mmreg.sweep import write
+
+        write(folders, out)
 
     def dry_run(self, run: "Run") -> None:
         """Shapes, parameter counts and batches at full size, on the meta device."""

@@ -9,6 +9,13 @@ from latentsmith.config.saved import to_dict
 from latentsmith.metrics.card import LatentCard, joint_difference
 from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
+from latentsmith.recipes.mmreg.report_generation import (
+    Scores,
+    load_scores,
+    measurements,
+)
+from latentsmith.recipes.mmreg.report_generation import section as generation_section
+from latentsmith.recipes.mmreg.report_generation import targets as generation_targets
 from latentsmith.reports.console import print_verdict
 from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target
 from latentsmith.reports.distances import Distances, distance_scatter
@@ -33,23 +40,32 @@ def write(cfg: MMRegConfig, run: Run) -> Path:
     """Write ``report.html`` and ``report.json`` of a measured run and print the verdict; returns
     the page."""
     cards = {arm: load_card(run.path / "measurements" / arm) for arm in ARMS}
-    report = build(cfg, run, cards)
+    report = build(cfg, run, cards, load_scores(run))
     page = write_report(run.path, report)
     print_verdict(report, page)
     return page
 
 
-def build(cfg: MMRegConfig, run: Run, cards: Cards) -> Report:
-    """The report's content from both arms' cards."""
-    sections = [_geometry(cfg, cards), _trade(cfg, cards), _pictures(cfg, cards), _training(run)]
+def build(
+    cfg: MMRegConfig, run: Run, cards: Cards, scores: dict[str, Scores] | None = None
+) -> Report:
+    """The report's content from both arms' cards and, once it has run, Stage C's scores."""
+    sections = [
+        _geometry(cfg, cards),
+        _trade(cfg, cards),
+        _pictures(cfg, cards),
+        generation_section(scores, cfg.evaluate.grid),
+        _training(run),
+    ]
+    generated = {arm: measurements(found) for arm, found in (scores or {}).items()}
     return Report(
         title="MM-Reg: do latent distances follow the reference?",
         subtitle=f"{cfg.loss.kind} loss, weight {cfg.loss.weight:g}; reference {cfg.encoder.kind}; "
         f"{cards[BASELINE].measurements[0].stamp.data}",
         lead=_lead(cards),
-        targets=targets(cfg, cards),
+        targets=targets(cfg, cards) + generation_targets(scores),
         sections=[section for section in sections if section is not None],
-        measurements={arm: list(card) for arm, card in cards.items()},
+        measurements={arm: [*card, *generated.get(arm, [])] for arm, card in cards.items()},
         config=to_dict(cfg),
         manifest=run.manifest,
         run=str(run.path),
@@ -72,7 +88,7 @@ def _lead(cards: Cards) -> str:
 
 
 def targets(cfg: MMRegConfig, cards: Cards) -> list[Target]:
-    """One row per target of the spec's Stages A to C. Geometry and reconstruction are required;
+    """One row per target of the spec's Stages A and B. Geometry and reconstruction are required;
     the rest is evidence, shown with its verdict."""
     base, new = cards[BASELINE], cards[REGULARIZED]
     spaces = _feature_spaces(new)
@@ -123,11 +139,6 @@ def targets(cfg: MMRegConfig, cards: Cards) -> list[Target]:
         better(
             _first(new, "path_length"), "B: path length",
             "Perceptual path length along straight paths. Lower is smoother.",
-        ),
-        Target(
-            "C: generation", "Does a generator learn faster on these latents?", None,
-            "20 % fewer steps to the baseline's score", "not measured",
-            "Stage C is not part of this run", required=False,
         ),
     ]  # fmt: skip
 

@@ -5,6 +5,8 @@ pretrain     the common starting point, where the autoencoder is not trained alr
 baseline     finetuned without the pairwise loss
 regularized  finetuned with it: same start, data, order, noise, steps
 measure      both arms on held-out images
+latents      both arms' latents, cached (Stage C from here, in `generation`)
+generator-…  the same generator on each arm's latents, scored along the way
 report       targets, tables, pictures: report.html, report.json
 """
 
@@ -22,6 +24,7 @@ from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.card_file import save_card
 from latentsmith.recipes.base import Stage
 from latentsmith.recipes.mmreg.config import MMRegConfig
+from latentsmith.recipes.mmreg.generation import GenerationStages
 from latentsmith.recipes.mmreg.inputs import Inputs
 from latentsmith.recipes.mmreg.report import write
 from latentsmith.recipes.mmreg.task import AutoencoderTask
@@ -46,7 +49,12 @@ def stages(cfg: MMRegConfig) -> list[Stage]:
         Stage(BASELINE, "finetune without the pairwise loss", line.baseline),
         Stage(REGULARIZED, "finetune with the pairwise loss", line.regularized),
         Stage("measure", "measure both arms on held-out images", line.measure),
-        Stage("report", "write the go/no-go report", line.report),
+        Stage("latents", "cache both arms' latents", line.latents),
+        *(
+            Stage(f"generator-{arm}", f"train a generator on {arm} latents", work)
+            for arm, work in zip(ARMS, (line.generate_baseline, line.generate_other), strict=True)
+        ),
+        Stage("report", "write the go/no-go report", line.report, closing=True),
     ]
 
 
@@ -160,9 +168,11 @@ class Pipeline:
         self.team.on_main(lambda: run.mark_done(stage, summary))
 
     def _export(self, autoencoder: KLAutoencoder, folder: Path) -> None:
-        """Measure the latents' scale anew (training moved it), then save in diffusers format."""
+        """Measure the latents' scale anew (training moved it), of what a generator will see, then
+        save in diffusers format."""
         loader = self.inputs.spaces.loader(self.inputs.probe)
-        autoencoder.measure_normalizer(batch["image"] for batch in loader.epoch())
+        images = (batch["image"] for batch in loader.epoch())
+        autoencoder.measure_normalizer(images, latent=self.cfg.generation.diffusion.latent)
         autoencoder.save_pretrained(folder)
 
     def _task(self, autoencoder: KLAutoencoder, *, pairs: bool) -> AutoencoderTask:
@@ -226,6 +236,30 @@ class Pipeline:
             ema=cfg.finetune.ema is not None,
             detail={"arm": arm},
         )
+
+    # Generation -----------------------------------------------------------------------------------
+
+    @cached_property
+    def generation(self) -> GenerationStages:
+        """Stage C's work."""
+
+        def load(run: Run, arm: str) -> tuple[KLAutoencoder, Path]:
+            return self._load(run, arm), Path(run.summary(arm)["model"])
+
+        return GenerationStages(self.cfg, self.inputs, self.team, load)
+
+    def latents(self, run: Run) -> None:
+        """Cache both arms' latents."""
+        if not self._done(run, "latents"):
+            self.generation.latents(run, ARMS)
+
+    def generate_baseline(self, run: Run) -> None:
+        """Generators on the baseline's latents."""
+        self.generation.generate(run, BASELINE)
+
+    def generate_other(self, run: Run) -> None:
+        """Generators on the regularized arm's latents."""
+        self.generation.generate(run, REGULARIZED)
 
     def report(self, run: Run) -> None:
         """Always written anew: it costs a second and follows the code."""

@@ -1,0 +1,269 @@
+"""Stage C: does a generator learn faster on the regularized latents?
+
+latents               both arms' latents, cached once
+generator-baseline    the same generator trained on each …
+generator-regularized … with the same start, order, noise and steps, and scored along the way
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentsmith.autoencoders.kl import KLAutoencoder
+from latentsmith.config.run import Run
+from latentsmith.config.saved import to_dict
+from latentsmith.data.order import rank_slice
+from latentsmith.diffusion.task import DiffusionTask
+from latentsmith.encoders.pixel_pca import PixelPCA
+from latentsmith.metrics.base import Stamp
+from latentsmith.metrics.card import LatentCard
+from latentsmith.metrics.card_file import save_card
+from latentsmith.metrics.generation_card import measure_generation
+from latentsmith.metrics.generation_reference import GenerationReference
+from latentsmith.recipes.mmreg.config import MMRegConfig
+from latentsmith.recipes.mmreg.generation_config import GenerationConfig
+from latentsmith.recipes.mmreg.inputs import Inputs
+from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
+from latentsmith.sampling.pairing import Pairing
+from latentsmith.stores.base import FeatureStore
+from latentsmith.stores.latents import cache_latents
+from latentsmith.stores.source import StoreBatches
+from latentsmith.training.config import TrainConfig
+from latentsmith.training.loop import FitResult, fit
+from latentsmith.training.team import Team
+from latentsmith.utils.digest import json_digest
+from latentsmith.utils.distributed import gather_rows
+
+log = logging.getLogger(__name__)
+
+SHOWN = 64
+"""Generated images kept for the report's grids, the first of every score."""
+
+
+@dataclass
+class Arm:
+    """One autoencoder and its cached latents."""
+
+    name: str
+    autoencoder: KLAutoencoder
+    folder: Path
+    store: FeatureStore
+
+
+class GenerationStages:
+    """The work of Stage C's stages.
+
+    Args:
+        load: arm's name → (trained autoencoder, its folder).
+    """
+
+    def __init__(
+        self,
+        cfg: MMRegConfig,
+        inputs: Inputs,
+        team: Team,
+        load: Callable[[Run, str], tuple[KLAutoencoder, Path]],
+    ):
+        self.cfg, self.inputs, self.team, self._load = cfg, inputs, team, load
+
+    @property
+    def settings(self) -> GenerationConfig:
+        """Stage C's part of the settings."""
+        return self.cfg.generation
+
+    # Latents --------------------------------------------------------------------------------------
+
+    def latents(self, run: Run, arms: tuple[str, ...]) -> None:
+        """Cache every arm's latents of the training images: posterior moments, so that each step
+        may draw its own sample."""
+        for name in arms:
+            self._arm(run, name)
+        self.team.on_main(lambda: run.mark_done("latents"))
+
+    def _arm(self, run: Run, name: str) -> Arm:
+        autoencoder, folder = self._load(run, name)
+        identity = {"latents": autoencoder.encoder_digest(), "flip": self.settings.flip}
+        store = cache_latents(
+            autoencoder.to(self.team.device).eval(),
+            self.inputs.train,
+            self.inputs.spaces.transform,
+            run.place(f"latents-{name}", identity),
+            what="moments",
+            flip=self.settings.flip,
+            batch_size=self.cfg.evaluate.card.batch_size,
+            rank=self.team.rank,
+            world_size=self.team.world_size,
+        )
+        return Arm(name, autoencoder, folder, store)
+
+    # Training and scoring -------------------------------------------------------------------------
+
+    def generate(self, run: Run, name: str) -> None:
+        """Train and score this arm's generators, one for each seed."""
+        stage = f"generator-{name}"
+        if self.team.on_main(lambda: run.stage_done(stage)):
+            return
+        arm = self._arm(run, name)
+        found = [self._one(run, arm, seed) for seed in range(self.settings.seeds)]
+        self.team.on_main(lambda: run.mark_done(stage, {"generators": found}))
+
+    def _one(self, run: Run, arm: Arm, seed: int) -> dict[str, Any]:
+        """One generator: train to each milestone, score there, save at the end."""
+        train = self._train_config(seed)
+        identity = self._identity(arm, train)
+        place = run.place(f"generator-{arm.name}-{seed}", identity)
+        trainer = _Trainer(self, arm, train, place, identity)
+        scores = {}
+        for samples in self.settings.milestones():
+            file = place / "scores" / str(samples)
+            scores[str(samples)] = str(file)
+            done = self.team.on_main(lambda file=file: file.with_suffix(".json").is_file())
+            if not done or samples == self.settings.milestones()[-1]:
+                trainer.advance(samples, None if done else file)
+        return {
+            "seed": seed,
+            "training": str(place),
+            "scores": scores,
+            "generator": str(place / "generator"),
+            "seconds": round(trainer.seconds, 1),
+        }
+
+    def _train_config(self, seed: int) -> TrainConfig:
+        # a hundred apart: the seeds of one run must not be those of the next run of a sweep
+        train = self.settings.train
+        return replace(train, seed=train.seed + 100 * self.cfg.seed + seed)
+
+    def _identity(self, arm: Arm, train: TrainConfig) -> dict[str, Any]:
+        """What the generator and its scores depend on besides the order of the data."""
+        identity = {
+            "latents": arm.store.manifest.fingerprint(),
+            "autoencoder": arm.autoencoder.digest(),
+            "generation": {k: v for k, v in to_dict(self.settings).items() if k != "seeds"},
+            "train": asdict(train),
+        }
+        return identity | {"digest": json_digest(identity)}
+
+    # Scoring --------------------------------------------------------------------------------------
+
+    def score(self, arm: Arm, generator: LatentGenerator, samples: int, ema: bool) -> LatentCard:
+        """Generate with the fixed noise and labels, and compare with the held-out images. Every
+        process makes its part; all get the numbers."""
+        g, team = self.settings, self.team
+        mine = torch.arange(g.count)[rank_slice(g.count, team.rank, team.world_size)]
+        images = generator.sample(
+            mine, sampler=g.sampler, guidance=g.guidance, seed=0, batch_size=g.batch_size
+        )
+        stamp = Stamp(
+            data=self.inputs.val.name,
+            count=g.count,
+            seed=0,
+            ema=ema,
+            sampler=g.sampler.kind,
+            steps=getattr(g.sampler, "steps", None),
+            detail={"arm": arm.name, "samples": samples, "guidance": g.guidance.kind},
+        )
+        card = LatentCard(figures={"samples": images[:SHOWN]})
+        for space, (features, reference) in self._feature_spaces.items():
+            found = torch.cat([features(x) for x in images.split(g.batch_size)])
+            rows = gather_rows(found)
+            resamples = self.cfg.evaluate.card.resamples
+            card.extend(
+                measure_generation(rows, reference, space=space, stamp=stamp, resamples=resamples)
+            )
+        return card
+
+    @cached_property
+    def _feature_spaces(self) -> dict[str, tuple[Callable[[Tensor], Tensor], GenerationReference]]:
+        """Encoder name → (images to features, the held-out images' features). Pixel PCA only where
+        there is no network."""
+        spaces, device = self.inputs.spaces, self.team.device
+        networks = {n: e for n, e in spaces.encoders.items() if not isinstance(e, PixelPCA)}
+        found = {}
+        for name, encoder in (networks or spaces.encoders).items():
+            rows = spaces.raw_vectors(name, self.inputs.val)
+            real = GenerationReference.of(rows[rows.isfinite().all(1)], encoder.name)
+            found[encoder.name] = (lambda x, e=encoder: e.vector(x.to(device)).cpu(), real)
+        return found
+
+
+class _Trainer:
+    """One generator on its way from milestone to milestone."""
+
+    def __init__(
+        self,
+        stages: GenerationStages,
+        arm: Arm,
+        train: TrainConfig,
+        place: Path,
+        identity: dict[str, Any],
+    ):
+        cfg, self.arm, self.train, self.place = stages.cfg, arm, train, place
+        self.stages, self.identity, self.seconds = stages, identity, 0.0
+        self.classes = stages.inputs.train.classes
+        backbone = replace(cfg.generation.backbone, init_seed=train.seed)
+        shape = arm.autoencoder.latent_shape(cfg.transform.resolution)
+        self.backbone = backbone.build(shape, len(self.classes) if self.classes else None)
+        normalizer = arm.autoencoder.require_normalizer()
+        self.task = DiffusionTask(self.backbone, cfg.generation.diffusion, normalizer)
+        team = stages.team
+        self.batches = StoreBatches(
+            arm.store, batch_size=train.batch_size, seed=train.seed,
+            rank=team.rank, world_size=team.world_size,
+        )  # fmt: skip
+
+    def advance(self, samples: int, score: Path | None) -> None:
+        """Train until ``samples``; score there into ``score``; at the end save the generator."""
+        if not score and (self.place / "generator").is_dir():
+            return
+        log.info("generator on %s latents: to %d samples in %s", self.arm.name, samples, self.place)
+        val = self._validation_batch()
+        upto = replace(self.train, samples=samples)
+        result = fit(
+            self.task, self.batches, upto, self.place, val_batch=val, identity=self.identity
+        )
+        self.seconds = result.seconds
+        with result.ema.swapped_in() if result.ema is not None else nullcontext():
+            self._score_and_save(result, samples, score)
+
+    def _score_and_save(self, result: FitResult, samples: int, score: Path | None) -> None:
+        stages, main = self.stages, self.stages.team.is_main
+        generator = self._generator(result, samples)
+        if score is not None:
+            card = stages.score(self.arm, generator, samples, result.ema is not None)
+            if main:
+                score.parent.mkdir(parents=True, exist_ok=True)
+                save_card(card, score)
+        if main and samples == self.train.samples:
+            generator.save(self.place / "generator")
+
+    def _generator(self, result: FitResult, samples: int) -> LatentGenerator:
+        arm, g = self.arm, self.stages.settings
+        info = GeneratorInfo(
+            path=g.diffusion.path,
+            pairing=Pairing.of(arm.autoencoder, arm.store),
+            autoencoder=str(arm.folder),
+            classes=self.classes,
+            training={
+                "samples": samples,
+                "ema": result.ema is not None,
+                "data": self.stages.inputs.train.name,
+                "arm": arm.name,
+            },
+        )
+        normalizer = arm.autoencoder.require_normalizer()
+        return LatentGenerator(self.backbone, info, normalizer, arm.autoencoder)
+
+    @torch.no_grad()
+    def _validation_batch(self) -> dict[str, Any]:
+        """Posterior moments of held-out images: the store's fields."""
+        batch = self.stages.inputs.validation_batch(self.train.batch_size, with_references=False)
+        posterior = self.arm.autoencoder.encode(batch["image"].to(self.stages.team.device))
+        found = {k: batch[k] for k in ("index", "label") if k in batch}
+        return found | {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu()}

@@ -1,0 +1,5 @@
+"""Images from a trained generator."""
+
+from latentsmith.recipes.sample.config import SampleConfig
+
+__all__ = ["SampleConfig"]

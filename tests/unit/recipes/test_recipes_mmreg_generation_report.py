@@ -1,0 +1,96 @@
+"""Stage C's targets: when is a regularized arm faster, and by how much."""
+
+import math
+
+import pytest
+import torch
+
+from latentsmith.metrics.base import Measurement, Stamp
+from latentsmith.metrics.card import LatentCard
+from latentsmith.recipes.mmreg.report_generation import (
+    Scores,
+    crossing,
+    measurements,
+    samples_to_baseline,
+    section,
+    targets,
+)
+
+
+def card(fd: float, arm: str = "a") -> LatentCard:
+    found = LatentCard()
+    stamp = Stamp("val", 512, "net", seed=0, detail={"arm": arm})
+    found.measurements = [
+        Measurement("fd_net", fd, stamp, None, False, metric="fd"),
+        Measurement("kid_net", fd / 1e4, stamp, None, False, metric="kid"),
+    ]
+    found.figures["samples"] = torch.rand(16, 1, 8, 8)
+    return found
+
+
+def scores(*curves: dict[int, float]) -> Scores:
+    return Scores([{n: card(fd) for n, fd in curve.items()} for curve in curves])
+
+
+@pytest.mark.parametrize(
+    ("bar", "samples"), [(101, 100), (100, 100), (80, 150), (60, 200), (55, 250), (50, 300)]
+)
+def test_crossing_is_linear_between_scores(bar, samples):
+    assert crossing({100: 100.0, 200: 60.0, 300: 50.0}, bar) == pytest.approx(samples)
+
+
+def test_a_bar_that_is_never_met_is_infinitely_far():
+    assert crossing({100: 100.0, 200: 60.0}, 59.9) == math.inf
+    assert crossing({100: 100.0}, 100.0) == 100
+
+
+def test_a_curve_that_rises_again_counts_where_it_first_crossed():
+    assert crossing({1: 10.0, 2: 4.0, 3: 8.0}, 7.0) == pytest.approx(1.5)
+
+
+def test_part_of_the_baselines_samples():
+    found = {
+        "baseline": scores({100: 90.0, 200: 60.0}),
+        "regularized": scores({100: 80.0, 200: 40.0}),
+    }
+    needed = samples_to_baseline(found, "fd_net")
+    assert needed is not None and needed.value == pytest.approx(0.75)  # 60 is met at 150 of 200
+    assert needed.interval is None, "one seed has no interval over seeds"
+
+
+def test_seeds_give_both_targets_intervals():
+    base = scores({100: 90.0, 200: 60.0}, {100: 92.0, 200: 62.0}, {100: 91.0, 200: 61.0})
+    good = scores({100: 70.0, 200: 40.0}, {100: 72.0, 200: 42.1}, {100: 71.0, 200: 40.9})
+    final, faster = targets({"baseline": base, "regularized": good})
+    assert (final.verdict, faster.verdict) == ("go", "go")
+    assert faster.measurement is not None and faster.measurement.interval is not None
+    assert not final.required and not faster.required
+    worse, slower = targets({"baseline": good, "regularized": base})
+    assert (worse.verdict, slower.verdict) == ("no-go", "no-go")
+    assert slower.measurement is not None and slower.measurement.value == math.inf
+
+
+def test_before_stage_c_it_is_not_measured():
+    (only,) = targets(None)
+    assert only.verdict == "not measured" and "--until" in only.note
+    assert section(None, 8) is None
+
+
+def test_every_milestone_is_kept_under_a_name_of_its_own():
+    names = [m.name for m in measurements(scores({100: 90.0, 200: 60.0}))]
+    assert names == [
+        "generated_fd_at_100_net", "generated_kid_at_100_net",
+        "generated_fd_at_200_net", "generated_kid_at_200_net",
+    ]  # fmt: skip
+
+
+def test_the_section_shows_curves_numbers_and_both_arms_samples():
+    found = {
+        "baseline": scores({100: 90.0, 200: 60.0}),
+        "regularized": scores({100: 80.0, 200: 40.0}),
+    }
+    shown = section(found, 8)
+    assert shown is not None
+    curves, table, grid = shown.items
+    assert [row[:2] for row in table.rows] == [["fd_net", 100], ["fd_net", 200], ["kid_net", 200]]
+    assert "baseline" in curves.alt and grid.data
