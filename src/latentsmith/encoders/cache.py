@@ -1,20 +1,20 @@
 """Reference vectors of a whole dataset, computed once and kept.
 
 With a deterministic transform an image's reference never changes, while the encoder costs more
-than a small autoencoder's training step. The file's name holds a digest of everything the
-vectors depend on, so different setups lie side by side and none is ever mistaken for another.
+than a small autoencoder's training step. They lie in a store of vectors (`latentsmith.stores`)
+whose name holds a digest of everything they depend on, so different setups lie side by side and
+none is ever mistaken for another.
 """
 
 import json
 import logging
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsmith.data.base import Dataset
@@ -22,9 +22,9 @@ from latentsmith.data.loader import Loader
 from latentsmith.data.transforms import Transform
 from latentsmith.encoders.base import Encoder
 from latentsmith.errors import UserError
-from latentsmith.utils.compare import differences
-from latentsmith.utils.digest import json_digest, state_digest
-from latentsmith.utils.files import atomic_path
+from latentsmith.stores.base import FeatureStore, StoreManifest
+from latentsmith.stores.layout import CLAIM, MANIFEST
+from latentsmith.utils.compare import differences as differences
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,12 @@ Progress = Callable[[int, int], None]
 
 
 def cache_manifest(encoder: Encoder, dataset: Dataset, transform: Transform) -> dict[str, Any]:
-    """Everything cached vectors depend on; JSON-able.
+    """Everything cached vectors, and statistics of them, depend on; JSON-able.
 
     Raises:
         UserError: the transform is random: its references must be computed on each crop.
     """
-    if not transform.deterministic:
-        raise UserError(
-            "references cannot be cached under a random transform (crop=random or flip=true): "
-            "each crop has its own. Use a deterministic transform, or compute references online"
-        )
+    _refuse_chance(transform)
     return {
         "format": FORMAT,
         "encoder": encoder.fingerprint(),
@@ -54,73 +50,64 @@ def cache_manifest(encoder: Encoder, dataset: Dataset, transform: Transform) -> 
     }
 
 
-def cache_path(folder: Path, manifest: dict[str, Any]) -> Path:
+def _refuse_chance(transform: Transform) -> None:
+    if not transform.deterministic:
+        raise UserError(
+            "references cannot be cached under a random transform (crop=random or flip=true): "
+            "each crop has its own. Use a deterministic transform, or compute references online"
+        )
+
+
+def cache_path(folder: Path, manifest: StoreManifest) -> Path:
     """Where the vectors of this setup lie."""
-    kind = manifest["encoder"]["kind"]
-    return Path(folder) / f"{kind}-{json_digest(manifest)[:16]}.safetensors"
+    return Path(folder) / f"{manifest.encoder['kind']}-{manifest.fingerprint()[:16]}"
 
 
-def _read(path: Path, manifest: dict[str, Any]) -> tuple[Tensor | None, str]:
-    """The vectors, or None and why the file cannot serve."""
-    try:
-        with safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            vectors = file.get_tensor("vectors")
-        stored = json.loads(meta["manifest"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        return None, f"the file is damaged ({error})"
-    changed = differences(manifest, stored)
-    if changed:  # a digest collision, or a file put there by hand
-        return None, "it was made with other settings: " + "; ".join(changed)
-    if state_digest({"vectors": vectors}) != meta.get("checksum"):
-        return None, "its bytes do not match their checksum: the file is damaged"
-    return vectors, ""
-
-
-def _nearest_sibling(folder: Path, manifest: dict[str, Any]) -> str:
+def _nearest_sibling(folder: Path, manifest: StoreManifest) -> str:
     """What sets this setup apart from the most similar cached one, for the log."""
     best: list[str] | None = None
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in sorted(Path(folder).glob(f"*/{CLAIM}")):
         try:
-            with safe_open(path, "pt") as file:
-                stored = json.loads((file.metadata() or {})["manifest"])
-        except (OSError, SafetensorError, KeyError, ValueError):
+            stored = json.loads(path.read_text())["manifest"]
+        except (OSError, KeyError, TypeError, ValueError):
             continue
-        changed = differences(manifest, stored)
+        changed = differences(manifest.to_json(), stored)
         if best is None or len(changed) < len(best):
             best = changed
     return "nothing is cached yet" if best is None else "cached ones differ in " + "; ".join(best)
 
 
-@torch.no_grad()
-def compute_vectors(
-    encoder: Encoder, batches: Iterable[dict[str, Any]], count: int, progress: Progress | None
-) -> tuple[Tensor, int]:
-    """Encode batches with ``"index"`` [b] and ``"image"`` [b, C, H, W] into rows of [count, D].
+def _clear_damage(path: Path, manifest: StoreManifest) -> None:
+    """Remove from a store what cannot be used, and say so."""
+    from latentsmith.stores.verify import discard, verify_store
 
-    Returns:
-        The vectors, row i belonging to index i, and how many samples no batch held (unreadable
-        ones): their rows are NaN, so that using one cannot go unnoticed.
+    reason = ""
+    try:
+        changed = differences(
+            manifest.to_json(), json.loads((path / CLAIM).read_text())["manifest"]
+        )
+        if changed:  # a digest collision, or a file put there by hand
+            reason = "it was made with other settings: " + "; ".join(changed)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = f"{CLAIM} is damaged ({error!r})"
+    if reason:
+        log.warning("references: computing again, %s cannot be used: %s", path, reason)
+        shutil.rmtree(path)
+    elif not (path / MANIFEST).is_file():
+        log.info("references: going on in %s", path)
+    elif not (found := verify_store(path)).ok:
+        reason = "; ".join(found.problems)
+        log.warning("references: computing again what is damaged in %s: %s", path, reason)
+        discard(found)
 
-    Raises:
-        UserError: no batch, or the encoder gave NaN or infinity.
-    """
-    device = next((v.device for v in encoder.state_dict().values()), torch.device("cpu"))
-    vectors = torch.empty(0)
-    done = 0
-    for batch in batches:
-        rows = encoder.vector(batch["image"].to(device)).cpu()
-        if not rows.isfinite().all():
-            raise UserError(f"encoder {encoder.name} gave NaN or infinity for some images")
-        if done == 0:
-            vectors = torch.full((count, rows.shape[1]), float("nan"))
-        vectors[batch["index"]] = rows
-        done += len(rows)
-        if progress is not None:
-            progress(done, count)
-    if done == 0:
-        raise UserError("no images to compute reference vectors of: the dataset is empty")
-    return vectors, count - done
+
+def _rows_of(store: FeatureStore) -> Tensor:
+    """Vectors float32 [N, D]; NaN where the image was unreadable, so that using one cannot go
+    unnoticed."""
+    readable = [row for row in range(len(store)) if row not in store.unreadable]
+    vectors = torch.full((len(store), *store.manifest.fields["vector"].shape), float("nan"))
+    rows = torch.tensor(readable, dtype=torch.int64)
+    return vectors.index_copy_(0, rows, store.gather(rows, fields=["vector"])["vector"])
 
 
 def reference_vectors(
@@ -130,7 +117,8 @@ def reference_vectors(
 
     Read from ``folder`` when they were computed before with the same encoder weights and
     settings, dataset and transform; otherwise computed (the log says what differs) and written
-    atomically. A damaged file is reported, and replaced.
+    shard by shard, so that a killed computation goes on where it stopped. A damaged shard is
+    reported, and computed again.
 
     Args:
         encoder: fitted, on the device to use.
@@ -140,32 +128,30 @@ def reference_vectors(
         progress: called after each batch.
 
     Raises:
-        UserError: random transform, unfitted encoder, empty dataset, or an encoder that gives
-            NaN or infinity.
+        UserError: random transform, unfitted encoder, or an encoder that gives NaN or infinity
+            (the sample is named).
     """
+    from latentsmith.stores.contents import fill
+    from latentsmith.stores.features import vector_contents
+
     if loader.world_size != 1:
         raise ValueError("reference_vectors needs a loader over the whole dataset: world_size=1")
-    manifest = cache_manifest(encoder, loader.dataset, loader.transform)
-    path = cache_path(folder, manifest)
-    if path.is_file():
-        vectors, reason = _read(path, manifest)
-        if vectors is not None:
-            log.info("references: %s from %s", tuple(vectors.shape), path)
-            return vectors
-        log.warning("references: computing again, %s cannot be used: %s", path, reason)
+    _refuse_chance(loader.transform)
+    contents = vector_contents(encoder, loader.dataset, loader.transform, dtype="float32")
+    path = cache_path(folder, contents.manifest)
+    if path.exists():
+        _clear_damage(path, contents.manifest)
     else:
-        log.info("references: computing, %s", _nearest_sibling(folder, manifest))
-    started = time.monotonic()
-    vectors, missing = compute_vectors(encoder, loader.epoch(), len(loader.dataset), progress)
-    meta = {
-        "manifest": json.dumps(manifest, sort_keys=True),
-        "checksum": state_digest({"vectors": vectors}),
-    }
-    with atomic_path(path) as tmp:
-        save_file({"vectors": vectors}, tmp, metadata=meta)
-    seconds = time.monotonic() - started
-    log.info(
-        "references: %d vectors of width %d in %.1f s (%d unreadable), kept in %s",
-        *(*vectors.shape, seconds, missing, path),
-    )
+        log.info("references: computing, %s", _nearest_sibling(folder, contents.manifest))
+    known, started = (path / MANIFEST).is_file(), time.monotonic()
+    store = fill(path, contents, batch_size=loader.batch_size, progress=progress)
+    vectors = _rows_of(store)
+    store.close()
+    if known:
+        log.info("references: %s from %s", tuple(vectors.shape), path)
+    else:
+        log.info(
+            "references: %d vectors of width %d in %.1f s (%d unreadable), kept in %s",
+            *(*vectors.shape, time.monotonic() - started, len(store.unreadable), path),
+        )
     return vectors

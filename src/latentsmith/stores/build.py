@@ -36,22 +36,34 @@ class Writer(Protocol):
     manifest: StoreManifest
     layout: Layout
 
-    def absent(self) -> list[int]: ...
+    def absent(self) -> list[int]:
+        """Shards that are missing, of any rank."""
+        ...
 
-    def missing(self) -> list[int]: ...
+    def missing(self) -> list[int]:
+        """Shards this rank still owes."""
+        ...
 
-    def positions(self, shard: int) -> range: ...
+    def positions(self, shard: int) -> range:
+        """Row numbers of a shard."""
+        ...
 
     def write(
         self,
         shard: int,
         values: Mapping[str, Tensor],
         unreadable: Mapping[int, str] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Commit a shard."""
+        ...
 
-    def finish(self) -> bool: ...
+    def finish(self) -> bool:
+        """Join all shards; False while some are missing."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of files."""
+        ...
 
 
 POLL_SECONDS = 1.0

@@ -1,5 +1,6 @@
 """Does a store hold what it says? Every byte is read."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,16 @@ from torch import Tensor
 from latentsmith.errors import UserError
 from latentsmith.stores.base import FieldSpec, open_store
 from latentsmith.stores.keys import listed
+from latentsmith.stores.layout import (
+    CLAIM,
+    DAMAGE,
+    KEYS,
+    MANIFEST,
+    Layout,
+    committed,
+    shard_file,
+    sidecar_file,
+)
 from latentsmith.stores.lmdb import LmdbStore
 from latentsmith.stores.quantize import OFFSET, SCALE, dequantize
 from latentsmith.stores.shards import ShardStore
@@ -34,12 +45,14 @@ class Verification:
         rows: how many were looked at.
         unreadable: how many samples the store has no values of (and says so).
         problems: a sentence each; empty for a good store.
+        damaged: shards whose bytes are not what was written; see `discard`.
     """
 
     path: Path
     rows: int = 0
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)
+    damaged: list[int] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -74,10 +87,31 @@ def verify_store(
         try:
             opened = cast(ShardStore | LmdbStore, open_store(path))
         except UserError as error:
-            return Verification(path, problems=[str(error)])
+            return Verification(path, problems=[str(error)], damaged=_incomplete(path))
     else:
         opened = store
     return _Check(opened).run(progress)
+
+
+def _incomplete(path: Path) -> list[int]:
+    """Shards that are missing, or not as long as they were."""
+    try:
+        claim = json.loads((path / CLAIM).read_text())
+        shards = Layout(claim["manifest"]["count"], claim["rows_per_shard"]).shards
+    except DAMAGE:
+        return []
+    return [shard for shard in range(shards) if committed(path, shard) is None]
+
+
+def discard(found: Verification) -> None:
+    """Remove what is damaged of a store of shards, so that the command that wrote it makes that
+    again, and that only. Does nothing to a good store."""
+    if found.problems:  # both are made from the shards that stay
+        (found.path / MANIFEST).unlink(missing_ok=True)
+        (found.path / KEYS).unlink(missing_ok=True)
+    for shard in found.damaged:
+        sidecar_file(found.path, shard).unlink(missing_ok=True)
+        shard_file(found.path, shard).unlink(missing_ok=True)
 
 
 class _Check:
@@ -100,12 +134,14 @@ class _Check:
                 tensors = self.store.stored(shard)
             except UserError as error:
                 self.say(str(error))
+                self.found.damaged.append(shard)
                 continue
             if sums and state_digest(tensors) != sums[shard]:
                 self.say(
                     f"shard {shard} (rows {rows.start} to {rows.stop - 1}) does not match its "
                     "checksum: its bytes changed after it was written"
                 )
+                self.found.damaged.append(shard)
             for name, spec in self.store.manifest.fields.items():
                 self.values(name, spec, tensors, rows)
             self.found.rows += len(rows)

@@ -1,16 +1,17 @@
 """The reference cache: computed once, in dataset order, never mistaken, never half-written."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from latentsmith.data.loader import Loader
 from latentsmith.data.transforms import TransformConfig
-from latentsmith.encoders.cache import cache_manifest, cache_path, differences, reference_vectors
+from latentsmith.encoders.cache import cache_path, reference_vectors
 from latentsmith.encoders.pixel_pca import PixelPCAConfig
 from latentsmith.errors import UserError
+from latentsmith.stores.base import StoreManifest
 
 
 class Images:
@@ -61,7 +62,7 @@ def test_vectors_are_in_dataset_order_and_read_back(tmp_path, encoder, caplog):
     second = reference_vectors(encoder, loader(dataset), tmp_path)
     assert torch.equal(first, second)
     assert dataset.reads == reads, "the second call must not touch the images"
-    assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"], "no temporary file stays"
+    assert not list(tmp_path.rglob("*.tmp")), "no temporary file stays"
 
 
 def test_each_setup_has_its_own_file_and_the_log_names_the_difference(tmp_path, encoder, caplog):
@@ -70,7 +71,7 @@ def test_each_setup_has_its_own_file_and_the_log_names_the_difference(tmp_path, 
     reference_vectors(encoder, loader(resolution=12), tmp_path)
     assert "cached ones differ in transform.resolution: 6 there, 12 wanted" in caplog.text
     reference_vectors(encoder, loader(Images(seed=1)), tmp_path)
-    assert "dataset.digest: 'digest-0' there, 'digest-1' wanted" in caplog.text
+    assert "source.digest: 'digest-0' there, 'digest-1' wanted" in caplog.text
     encoder.mean += 0.1
     caplog.clear()
     reference_vectors(encoder, loader(), tmp_path)
@@ -78,27 +79,65 @@ def test_each_setup_has_its_own_file_and_the_log_names_the_difference(tmp_path, 
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "other settings"])
-def test_damaged_files_are_reported_and_replaced(tmp_path, encoder, caplog, damage):
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped bit", "other settings", "no claim", "keys", "manifest"]
+)
+def test_damaged_stores_are_reported_and_mended(tmp_path, encoder, caplog, damage):
     want = reference_vectors(encoder, loader(), tmp_path)
     (path,) = tmp_path.iterdir()
+    shard, claim = path / "shard-00000.safetensors", path / "claim.json"
     if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-10])
+        shard.write_bytes(shard.read_bytes()[:-10])
     elif damage == "flipped bit":
-        raw = bytearray(path.read_bytes())
+        raw = bytearray(shard.read_bytes())
         raw[-5] ^= 1
-        path.write_bytes(raw)
+        shard.write_bytes(raw)
+    elif damage == "other settings":
+        claim.write_text('{"manifest": {"format": 0}}')
+    elif damage == "no claim":
+        claim.unlink()
     else:
-        save_file(load_file(path), path, metadata={"manifest": '{"format": 0}'})
+        file = path / {"keys": "keys.safetensors", "manifest": "manifest.json"}[damage]
+        file.write_bytes(file.read_bytes()[:-10])
     assert torch.equal(reference_vectors(encoder, loader(), tmp_path), want)
-    expected = "other settings: dataset" if damage == "other settings" else "damaged"
+    expected = {"other settings": "other settings: content", "flipped bit": "checksum"}
+    expected |= {"truncated": "bytes instead of", "no claim": "claim.json is damaged"}
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert expected in record.getMessage()
+    assert expected.get(damage, "is damaged") in record.getMessage()
     assert str(path) in record.getMessage()
     caplog.clear()
     assert torch.equal(reference_vectors(encoder, loader(), tmp_path), want)
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert not warnings, "the file was not mended"
+    assert not warnings, "the store was not mended"
+
+
+@pytest.mark.parametrize("end", [b"abcd", b""], ids=["flipped", "truncated"])
+def test_only_the_damaged_shard_is_computed_again(tmp_path, encoder, monkeypatch, end):
+    monkeypatch.setattr("latentsmith.stores.layout.FEWEST_ROWS", 5)
+    want = reference_vectors(encoder, loader(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert len(list(path.glob("shard-*.safetensors"))) == 4
+    shard = path / "shard-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-4] + end)
+    dataset = Images()
+    assert torch.equal(reference_vectors(encoder, loader(dataset), tmp_path), want)
+    assert dataset.reads == 5
+
+
+def test_a_computation_that_broke_off_goes_on(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr("latentsmith.stores.layout.FEWEST_ROWS", 5)
+
+    def stop(done, total):
+        if done == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small = Loader(Images(), loader().transform, batch_size=1, seed=0)
+        reference_vectors(encoder, small, tmp_path, progress=stop)
+    dataset = Images()
+    vectors = reference_vectors(encoder, loader(dataset), tmp_path)
+    assert dataset.reads == 10, "ten were kept, ten were owed"
+    torch.testing.assert_close(vectors, encoder.vector(dataset.images / 255))
 
 
 def test_random_transforms_are_refused(tmp_path, encoder):
@@ -116,9 +155,9 @@ def test_unreadable_samples_leave_nan_rows_in_place(tmp_path, encoder):
 
 def test_an_encoder_that_gives_nan_is_refused_and_nothing_is_kept(tmp_path, encoder):
     encoder.axes[0, 0] = float("nan")
-    with pytest.raises(UserError, match="gave NaN or infinity"):
+    with pytest.raises(UserError, match="vectors of sample 0: NaN or infinity"):
         reference_vectors(encoder, loader(), tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_part_of_a_dataset_is_refused(tmp_path, encoder):
@@ -129,17 +168,10 @@ def test_part_of_a_dataset_is_refused(tmp_path, encoder):
         reference_vectors(encoder, part, tmp_path)
 
 
-def test_file_name_is_a_function_of_the_manifest(tmp_path, encoder):
-    data = loader()
-    manifest = cache_manifest(encoder, data.dataset, data.transform)
+def test_the_folders_name_is_a_function_of_the_manifest(tmp_path, encoder):
+    manifest = StoreManifest("vectors", {}, 20, encoder.fingerprint(), {"digest": "a"})
     path = cache_path(tmp_path, manifest)
     assert path.name.startswith("pixel_pca-")
-    assert cache_path(tmp_path, dict(reversed(manifest.items()))) == path
-    assert cache_path(tmp_path, manifest | {"dtype": "float16"}) != path
-
-
-def test_differences_name_paths_and_both_values():
-    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}) == [
-        "a.b: 3 there, 1 wanted"
-    ]
-    assert differences({"a": 1}, {"a": 1}) == []
+    reordered = dict(reversed(encoder.fingerprint().items()))
+    assert cache_path(tmp_path, replace(manifest, encoder=reordered)) == path
+    assert cache_path(tmp_path, replace(manifest, source={"digest": "b"})) != path
