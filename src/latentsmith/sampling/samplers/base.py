@@ -103,13 +103,12 @@ def predict(denoise: Denoise, state: Tensor, t: float, dtype: torch.dtype) -> Pr
     return replace(seen, data=seen.data.to(state.dtype), noise=seen.noise.to(state.dtype))
 
 
-def combine(*terms: tuple[float, Tensor]) -> Tensor:
-    """Σ factor · tensor, one kernel a term; a factor 0 takes nothing, not even NaN, of a tensor."""
-    out = None
-    for factor, x in terms:
-        if factor != 0:
-            out = x * factor if out is None else out.add_(x, alpha=factor)
-    return torch.zeros_like(terms[0][1]) if out is None else out
+def combine(first: tuple[float, Tensor], *others: tuple[float, Tensor]) -> Tensor:
+    """Σ factor · tensor, one kernel a term; a tensor of its own."""
+    out = first[1] * first[0]
+    for factor, x in others:
+        out.add_(x, alpha=factor)
+    return out
 
 
 def needed(noise: StepNoise | None, sampler: str) -> StepNoise:
