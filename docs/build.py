@@ -36,7 +36,7 @@ from latentsmith.recipes.base import RECIPES
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by `make docs` from the code; edit the code. -->\n\n"
-COMPONENTS = ["recipes", "presets", "encoders", "losses", "datasets", "metrics"]
+COMPONENTS = ["recipes", "presets", "encoders", "text_encoders", "losses", "datasets", "metrics"]
 
 
 def pages() -> list[Path]:
@@ -190,6 +190,11 @@ def _try_command(words: list[str]) -> None:
 
             for overrides in expand(args.overrides):
                 compose(args.recipe, overrides)
+        elif words[0] == "cache" and hasattr(args, "overrides"):
+            from latentsmith.cli.cache import settings as words_of
+
+            if not getattr(args, "source", "").startswith("runs/"):  # its data are the run's
+                compose("cache", words_of(args))
 
 
 def _python_problems(block: str, shown: set[str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import latentsmith
 from latentsmith.errors import UserError, nearest
 
 PACKAGE = "latentsmith.cli"
-ORDER = ["run", "train", "sweep", "measure", "report", "list", "data", "doctor"]
+ORDER = ["run", "train", "sweep", "measure", "cache", "report", "list", "data", "doctor"]
 """How ``--help`` lists the verbs; others follow."""
 
 
@@ -109,7 +109,7 @@ def _take_rest(args: argparse.Namespace, rest: list[str], parser: argparse.Argum
 def _interrupted(stop: KeyboardInterrupt, argv: list[str]) -> int:
     message = str(stop) or "interrupted"
     print(f"\nlatentsmith: {message}", file=sys.stderr)
-    if argv and argv[0] in ("run", "train", "sweep"):
+    if argv and argv[0] in ("run", "train", "sweep", "cache"):
         again = shlex.join(["latentsmith", *(word for word in argv if word != "--fresh")])
         print(f"The same command goes on where this stopped:\n  {again}", file=sys.stderr)
     return int(getattr(stop, "exit_code", 130))

@@ -3,7 +3,16 @@
 import argparse
 from typing import Any
 
-WHAT = ["recipes", "presets", "encoders", "losses", "datasets", "metrics", "settings"]
+WHAT = [
+    "recipes",
+    "presets",
+    "encoders",
+    "text_encoders",
+    "losses",
+    "datasets",
+    "metrics",
+    "settings",
+]
 HELP = f"list {', '.join(WHAT[:-1])} or a recipe's settings"
 
 
@@ -45,6 +54,7 @@ def _rows(what: str, recipe: str | None) -> list[tuple[str, str]]:
     """(name, one-line help) of each thing."""
     from latentsmith.data.base import DATASETS
     from latentsmith.encoders.base import ENCODERS
+    from latentsmith.encoders.text.base import TEXT_ENCODERS
     from latentsmith.losses.base import LOSSES
     from latentsmith.metrics.registry import METRICS
     from latentsmith.recipes.base import RECIPES
@@ -54,6 +64,7 @@ def _rows(what: str, recipe: str | None) -> list[tuple[str, str]]:
     registries: dict[str, Any] = {
         "recipes": RECIPES,
         "encoders": ENCODERS,
+        "text_encoders": TEXT_ENCODERS,
         "losses": LOSSES,
         "datasets": DATASETS,
         "metrics": METRICS,

@@ -88,6 +88,7 @@ def fill(
     batch_size: int = 32,
     rank: int = 0,
     world_size: int = 1,
+    rows_per_shard: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureStore:
     """The finished store at ``path``: as it is, gone on with, or made now.
@@ -108,6 +109,7 @@ def fill(
             batch_size=batch_size,
             rank=rank,
             world_size=world_size,
+            rows_per_shard=rows_per_shard,
             progress=progress,
         )
     finally:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from latentsmith.stores.base import FeatureStore, StoreManifest
-from latentsmith.stores.layout import numel, row_bytes
+from latentsmith.stores.layout import row_bytes
+from latentsmith.stores.texts import TEXTS_FILE, stored_texts
 
 FIRST = 5
 """Keys shown."""
@@ -20,10 +21,7 @@ def describe(manifest: StoreManifest) -> str:
     lines = [f"{manifest.content}: {manifest.count:,} rows, {total / 1e6:,.1f} MB"]
     for name, spec in manifest.fields.items():
         shape = " x ".join(map(str, spec.shape)) or "one number"
-        lines.append(
-            f"  {name:<16} {shape}, {spec.stored}: {numel(spec.shape):,} numbers, "
-            f"{each[name]:,} bytes a row"
-        )
+        lines.append(f"  {name:<16} {shape}, {spec.stored}, {each[name]:,} bytes a row")
     return "\n".join(lines)
 
 
@@ -44,6 +42,9 @@ def inspect(store: FeatureStore) -> str:
     lines += [
         f"             {store.keys[row]}: {why}" for row, why in islice(unreadable.items(), FIRST)
     ]
+    if (Path(store.path) / TEXTS_FILE).is_file():
+        texts = stored_texts(store).unique[:FIRST]
+        lines.append("first texts  " + ", ".join(map(repr, texts)))
     more = f", ... ({len(store):,})" if len(store) > FIRST else ""
     lines.append(
         "keys         " + ", ".join(store.keys[i] for i in range(min(FIRST, len(store)))) + more

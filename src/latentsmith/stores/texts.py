@@ -1,6 +1,7 @@
 """Text embeddings: every different text once, and which of them each sample has."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from latentsmith.data.memory import GatherDataset
 from latentsmith.data.subset import Subset
 from latentsmith.encoders.text.base import TextEncoder
 from latentsmith.errors import UserError
-from latentsmith.stores.base import FeatureStore, FieldSpec, Stored, StoreManifest
+from latentsmith.stores.base import FeatureStore, FieldSpec, Stored, StoreManifest, open_store
 from latentsmith.stores.contents import Contents, Progress, checked, fill
 from latentsmith.utils.files import atomic_path
 
@@ -115,8 +116,8 @@ def _caption(dataset: Dataset, index: int) -> str | None:
 def _no_captions(dataset: Dataset) -> UserError:
     return UserError(
         f"dataset {dataset.name} gives no captions: set data.captions=true (image_folder) or "
-        "data.caption=COLUMN (hf_dataset), store its class names by template='a photo of a {}', "
-        "or give a file of texts"
+        "data.caption=COLUMN (hf_dataset), store its class names by --template 'a photo of a {}', "
+        "or a file of texts by --texts FILE"
     )
 
 
@@ -257,6 +258,25 @@ def stored_texts(store: FeatureStore) -> Texts:
             "the store again; nothing is computed twice"
         )
     return texts
+
+
+def check_texts(path: Path) -> list[str]:
+    """What is wrong with the texts beside the rows of a store; nothing for other stores."""
+    try:
+        store = open_store(path)
+        if store.manifest.content == "text":
+            stored_texts(store)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def copy_texts(source: Path, target: Path) -> None:
+    """Take the texts beside the rows of a store along, where there are any."""
+    for name in (INDEX_FILE, TEXTS_FILE):
+        if (Path(source) / name).is_file() and Path(target).is_dir():
+            with atomic_path(Path(target) / name) as tmp:
+                shutil.copyfile(Path(source) / name, tmp)
 
 
 def text_rows(store: FeatureStore) -> Tensor:

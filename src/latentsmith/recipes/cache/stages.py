@@ -1,11 +1,10 @@
 """The one stage of the cache recipe, also called by the verb without a run."""
 
 import logging
-import math
 from pathlib import Path
 
 from latentsmith.config.run import Run
-from latentsmith.data.base import Dataset
+from latentsmith.data.base import Dataset, Split
 from latentsmith.data.loader import Loader
 from latentsmith.encoders.base import Encoder
 from latentsmith.encoders.pixel_pca import PixelPCA
@@ -18,7 +17,6 @@ from latentsmith.stores.latents import latent_contents
 from latentsmith.stores.texts import Texts, captions, class_texts, file_texts, text_contents
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
-from latentsmith.utils.counter import Counter
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +37,10 @@ def make(cfg: CacheConfig, out: Path | None = None) -> FeatureStore:
     team = Team.join(several_objectives=False)
     contents = contents_of(cfg, team)
     path = contents.default_path() if out is None else out
-    own = math.ceil(contents.manifest.count / team.world_size)
     log.info("%s of %s, into %s", cfg.what, contents.manifest.source["name"], path)
-    with Counter(f"cache {cfg.what} of {contents.manifest.source['name']}", own) as count:
-        store = fill(
-            path,
-            contents,
-            batch_size=cfg.batch_size,
-            rank=team.rank,
-            world_size=team.world_size,
-            progress=lambda done, _: count(done),
-        )
+    store = fill(
+        path, contents, batch_size=cfg.batch_size, rank=team.rank, world_size=team.world_size
+    )
     if team.is_main:
         print(describe(store.manifest), path, sep="\n")
     return store
@@ -98,12 +89,13 @@ def contents_of(cfg: CacheConfig, team: Team) -> Contents:
     )
 
 
-def _data(cfg: CacheConfig, team: Team, split: str | None = None) -> Dataset:
+def _data(cfg: CacheConfig, team: Team, split: Split | None = None) -> Dataset:
     """The main process fetches what is missing; then all open it."""
-    assert cfg.data is not None  # the config's own check
+    config, part = cfg.data, cfg.split if split is None else split
+    assert config is not None  # the config's own check
 
     def build() -> Dataset:
-        dataset = cfg.data.build(cfg.split if split is None else "train", cache_root() / "data")
+        dataset = config.build(part, cache_root() / "data")
         dataset.digest  # noqa: B018 - reads every file of a folder once, and remembers
         return dataset
 
