@@ -1,6 +1,7 @@
-# make demo     install, fetch Fashion-MNIST, run `mmreg` at laptop scale, end in a report
-# make test     install, check format, lint and types, run the tests
-# make setup    only install (everything, for development)
+# make demo       install, fetch Fashion-MNIST, run `mmreg` at laptop scale, end in a report
+# make demo-full  the same, and on to Stage C: what diffusion gains (goes on after `make demo`)
+# make test       install, check format, lint and types, run the tests
+# make setup      only install (everything, for development)
 # make lint type bench docs clean
 
 SHELL := /bin/bash
@@ -15,10 +16,13 @@ CODE := src tests benchmarks docs
 # processes are many times slower than one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test setup lint type bench docs clean
+.PHONY: demo demo-full test setup lint type bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
+	$(BIN)/latentsmith run mmreg scale=laptop --until measure
+
+demo-full: $(VENV)/.core
 	$(BIN)/latentsmith run mmreg scale=laptop
 
 test: lint type

@@ -7,9 +7,13 @@ from typing import Any
 import torch
 
 from latentsmith.autoencoders.kl import SCRATCH, SD_SHAPE, KLAutoencoder
+from latentsmith.autoencoders.normalizer import LatentNormalizer
+from latentsmith.backbones.base import Backbone
 from latentsmith.config.run import Run
+from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.errors import UserError
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
+from latentsmith.recipes.mmreg.generation_config import GenerationConfig
 from latentsmith.training.config import TrainConfig
 from latentsmith.utils.distributed import world_size
 
@@ -44,6 +48,41 @@ def dry_run(cfg: MMRegConfig, run: Run) -> None:
         role = f"weight {cfg.terms[name]:g} in the loss, {how}" if used else "measured only, cached"
         print(f"reference      {name} = {config.kind}: {role}")
     print(f"pairwise loss  {cfg.loss.kind}, weight {cfg.loss.weight:g}, ramp {cfg.loss.ramp:g}")
+    _generation(cfg.generation, shape)
+
+
+def _generation(cfg: GenerationConfig, shape: tuple[int, int, int]) -> None:
+    """Stage C: the generator, its step, the cached latents, what scoring costs."""
+    with torch.device("meta"):
+        backbone = cfg.backbone.build(shape, 1000)  # the number of classes hardly matters
+    DiffusionTask(backbone, cfg.diffusion, _unit_normalizer(shape[0]))
+    parameters = sum(p.numel() for p in backbone.parameters())
+    stored = 2 * 2 * math.prod(shape) * (2 if cfg.flip else 1)  # mean and logvar in float16
+    tokens = backbone.grid[0] * backbone.grid[1]
+    print(f"generator      {cfg.backbone.kind}, {parameters:,} parameters, {tokens} tokens")
+    print(
+        f"               {_generator_flops(backbone, shape) / 1e9:,.2f} GFLOP a sample, both ways"
+    )
+    print(f"latents store  {stored / 1024:,.1f} KiB an image and arm")
+    print(f"generators     {cfg.seeds} per arm, {_length(cfg.train)}")
+    marks = ", ".join(f"{n:,}" for n in cfg.milestones())
+    print(f"scores         {cfg.count:,} images by {cfg.sampler.kind} at {marks} samples")
+
+
+def _unit_normalizer(channels: int) -> LatentNormalizer:
+    one = torch.ones(channels, dtype=torch.float64)
+    return LatentNormalizer(one * 0, one, "dry run")
+
+
+def _generator_flops(backbone: Backbone, shape: tuple[int, int, int]) -> float:
+    """Forward and backward of one sample, counted by PyTorch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    z, t = torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta")
+    label = {"label": torch.zeros(1, dtype=torch.int64, device="meta")}
+    with FlopCounterMode(display=False) as counter:
+        backbone(z, t, label).sample.sum().backward()
+    return counter.get_total_flops()
 
 
 def _on_meta(cfg: MMRegConfig) -> tuple[KLAutoencoder, str]:
