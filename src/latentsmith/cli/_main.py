@@ -13,7 +13,10 @@ import latentsmith
 from latentsmith.errors import UserError, nearest
 
 PACKAGE = "latentsmith.cli"
-ORDER = ["run", "train", "sweep", "measure", "cache", "report", "list", "data", "doctor"]
+ORDER = [
+    "run", "train", "sweep", "sample", "interpolate", "measure", "cache", "report", "list", "data",
+    "doctor",
+]  # fmt: skip
 """How ``--help`` lists the verbs; others follow."""
 
 

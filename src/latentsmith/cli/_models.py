@@ -39,13 +39,13 @@ def model_of_run(
     for section in sections:
         if section == "more_references":
             for name, value in values.get(section, {}).items():
-                words += _words(f"{section}.{name}", value)
+                words += words_of(f"{section}.{name}", value)
         else:
-            words += _words(section, values[section])
+            words += words_of(section, values[section])
     return models[stage], words, stage
 
 
-def _words(section: str, values: dict[str, Any]) -> list[str]:
+def words_of(section: str, values: dict[str, Any]) -> list[str]:
     """A config section as overrides: the choice first, then its settings."""
     words = [f"{section}={values['kind']}"] if "kind" in values else []
     plain = {key: value for key, value in values.items() if key != "kind"}

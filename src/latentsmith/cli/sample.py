@@ -76,7 +76,7 @@ def generator_of_run(path: Path, stage: str | None) -> tuple[str, list[str], str
     Raises:
         UserError: the run has no generator, or none of that stage.
     """
-    from latentsmith.cli._models import _words as words_of
+    from latentsmith.cli._models import words_of
     from latentsmith.config.run import Run
     from latentsmith.config.saved import to_dict
     from latentsmith.errors import UserError, nearest
