@@ -85,8 +85,7 @@ class VPPath(Path):
         self.alphas_cumprod = bar
         self.timesteps = len(bar)
         alpha, sigma = edges.sqrt(), (1 - edges).sqrt()
-        # θ and π/2 − θ apart: each is exact where its sine is small
-        self._knots = torch.stack([torch.atan2(sigma, alpha), torch.atan2(alpha, sigma)])
+        self._knots = torch.atan2(sigma, alpha)  # θ at t = 0, 1/T, …, 1
         self._on: dict[torch.device, Tensor] = {}
 
     def index(self, t: Tensor) -> Tensor:
@@ -103,18 +102,21 @@ class VPPath(Path):
         return (upper / self.timesteps).to(t.dtype)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._at(t)[1].sin().to(t.dtype)
+        return self._cos(self._at(t)[0]).to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
         return self._at(t)[0].sin().to(t.dtype)
 
     def d_alpha(self, t: Tensor) -> Tensor:
-        theta, _, slope = self._at(t)
+        theta, slope = self._at(t)
         return (-theta.sin() * slope).to(t.dtype)
 
     def d_sigma(self, t: Tensor) -> Tensor:
-        _, other, slope = self._at(t)
-        return (other.sin() * slope).to(t.dtype)
+        theta, slope = self._at(t)
+        return (self._cos(theta) * slope).to(t.dtype)
+
+    def _cos(self, theta: Tensor) -> Tensor:
+        return (math.pi / 2 - theta).sin()  # exactly 0 at π/2, where cos is 6e-17
 
     def _position(self, t: Tensor) -> Tensor:
         """t T, exactly whole where t is a step up to float32's rounding."""
@@ -122,14 +124,15 @@ class VPPath(Path):
         near = position.round()
         return torch.where((position - near).abs() <= ON_STEP * self.timesteps, near, position)
 
-    def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(θ, π/2 − θ, θ') at each time."""
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(θ, θ') at each time."""
         position = self._position(t)
         upper = position.detach().ceil().clamp(1, self.timesteps).long()
-        low, high = (self._table(t.device, position.dtype)[:, i] for i in (upper - 1, upper))
+        table = self._table(t.device, position.dtype)
+        low, high = table[upper - 1], table[upper]
         share = position - (upper - 1)
-        theta, other = low * (1 - share) + high * share  # exact at both ends
-        return theta, other, (high[0] - low[0]) * self.timesteps
+        theta = low * (1 - share) + high * share  # exact at both ends
+        return theta, (high - low) * self.timesteps
 
     def _table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         if device not in self._on:
