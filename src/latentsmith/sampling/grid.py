@@ -37,7 +37,8 @@ def time_grid(
     end: End = "data",
     skip_last: bool = False,
 ) -> Tensor:
-    """Times float64 [steps + 1], decreasing from (near) 1 to the end.
+    """Times float64 [steps + 1], decreasing from (near) 1 to the end; one fewer where end=first is
+    a point of the grid already.
 
     ``uniform``: t = 1 − k/S, shifted; on a vp path, the trained step at or before each. What
     diffusers' flow pipelines pass as ``sigmas``.

@@ -60,6 +60,13 @@ def test_uniform():
     assert float(time_grid(10, VP, end="first")[-1]) == 1 / 1000
 
 
+def test_a_grid_that_reaches_its_end_early_stops_there():
+    for spacing in ("leading", "linspace"):  # index 0 is both the last step and the end
+        times = time_grid(10, VP, spacing=spacing, end="first")
+        assert len(times) == 10 and bool((times.diff() < 0).all())
+        assert float(times[-1]) == 1 / 1000
+
+
 def test_shift():
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
     assert torch.equal(shifted(t, 1.0), t)

@@ -12,7 +12,8 @@ SHAPE = (2, 3, 3)
 def test_a_sample_keeps_its_noise_in_any_company():
     everyone = starting_noise(5, range(40), SHAPE)
     assert everyone.shape == (40, *SHAPE) and everyone.dtype == torch.float32
-    for some in ([0], [39], [17, 3, 3, 9], list(range(5, 29)), list(range(7, -1, -1))):
+    split = [0, 1, 2, 3, 30, 4, 5, 6, 7]  # a whole block with a stranger in it
+    for some in ([0], [39], [17, 3, 3, 9], list(range(5, 29)), list(range(7, -1, -1)), split):
         assert torch.equal(starting_noise(5, some, SHAPE), everyone[some])
         assert torch.equal(starting_noise(5, torch.tensor(some), SHAPE), everyone[some])
     far = starting_noise(5, [10**12 + 3], SHAPE)
