@@ -16,7 +16,7 @@ from latentsmith.utils.seeding import generator
 
 Latent = Literal["moments", "mode", "sample"]
 Float = Literal["float32", "float16", "bfloat16"]
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16"]
 
 FLIPPED = "_flipped"
 
@@ -51,8 +51,7 @@ def latent_contents(
     Raises:
         UserError: a random transform, or a resolution the autoencoder does not take.
     """
-    resolution = transform.cfg.resolution
-    shape = autoencoder.latent_shape(resolution)
+    shape = autoencoder.latent_shape(transform.cfg.resolution)
     names = ["mean", "logvar"] if what == "moments" else ["latent"]
     fields = {name: FieldSpec(shape, dtype) for name in names}
     if flip:
