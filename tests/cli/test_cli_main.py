@@ -28,7 +28,7 @@ def test_help_lists_every_verb_without_importing_torch():
     )
     assert done.returncode == 0, done.stderr
     for verb in verbs():
-        assert f"\n    {verb} " in done.stdout
+        assert f"\n    {verb} " in done.stdout or f"\n    {verb}\n" in done.stdout
     assert {"run", "train", "sweep", "report", "list", "data", "doctor"} <= set(verbs())
 
 
@@ -93,7 +93,10 @@ MISTAKES = [
         "sweep toy seed=1",
         "nothing to sweep over: give a setting several values, e.g. loss.weight=0,0.1,0.3",
     ),
-    ("list encoderz", "nothing called 'encoderz' to list. Did you mean 'encoders'?"),
+    (
+        "list encoderz",
+        "nothing called 'encoderz' to list. Did you mean 'encoders' or 'text_encoders'?",
+    ),
     ("list settings", "settings of which recipe? latentsmith list settings RECIPE"),
     ("doctor tiy", "no recipe 'tiy'. Did you mean 'toy'?"),
 ]
