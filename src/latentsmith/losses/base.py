@@ -1,19 +1,17 @@
 """What every loss over pairs of samples promises."""
 
 import warnings
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from latentsmith.config.schema import schema
 from latentsmith.errors import UserError
 from latentsmith.losses.pairwise import at_least_float32, full_precision, pairwise_distances
-from latentsmith.registry import Registry
+from latentsmith.losses.regularizer import LOSSES as LOSSES
+from latentsmith.losses.regularizer import Place, Regularizer, RegularizerConfig
 from latentsmith.utils.distributed import gather_with_grad, rank
-
-LOSSES = Registry("loss", "latentsmith.losses")
 
 Distance = Literal["flat", "pooled", "tokens"]
 
@@ -23,17 +21,11 @@ class CollapseWarning(UserWarning):
 
 
 @schema
-class PairLossConfig:
+class PairLossConfig(RegularizerConfig):
     """Base of all pair loss configs. Subclasses add ``kind: Literal[...]`` and `build`."""
 
-    kind: str
-    weight: Annotated[float, Field(ge=0)] = 0.3
-    """Factor of this loss in the training objective."""
-    ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Fraction of the run over which the weight rises linearly from 0. 0: full from the start."""
-    final: Annotated[float, Field(ge=0)] = 1.0
-    """Weight at the end over `weight`; it changes linearly over the run. Below 1: the geometry is
-    learnt early, and reconstruction recovers while a weaker pull holds it."""
+    reads_vectors = True
+
     distance: Distance = "flat"
     """Distance between two latents [C, H, W]: flat (Euclidean over all numbers), pooled
     (Euclidean after the mean over space) or tokens (mean over positions of the distance at each
@@ -41,14 +33,15 @@ class PairLossConfig:
     gather: bool = True
     """Form the pairs over the batches of all processes, not each process's own."""
 
-    def weight_at(self, progress: float) -> float:
-        """The weight when the fraction ``progress`` of the run is done."""
-        risen = 1.0 if self.ramp == 0 else min(progress / self.ramp, 1.0)
-        return self.weight * risen * (1 + (self.final - 1) * progress)
-
     def build(self) -> "PairLoss":
         """The loss as a module."""
         raise TypeError(f"{type(self).__name__} has no build()")
+
+    def regularizer(self, place: Place) -> Regularizer:
+        """The loss against every reference of ``place.terms``, weighted."""
+        from latentsmith.losses.hybrid import PairRegularizer
+
+        return PairRegularizer(self.build(), place.terms)
 
 
 class PairLoss(nn.Module):

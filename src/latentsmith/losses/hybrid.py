@@ -8,6 +8,7 @@ from latentsmith.errors import UserError, nearest
 from latentsmith.losses.base import PairLoss
 from latentsmith.losses.none import NoLoss
 from latentsmith.losses.pairwise import at_least_float32, full_precision
+from latentsmith.losses.regularizer import LatentBatch, Regularizer
 
 
 class HybridPairLoss(nn.Module):
@@ -71,6 +72,20 @@ class HybridPairLoss(nn.Module):
                 shared[key] = loss.latent_distances(latents)
             d = shared[key]
             return loss.compare(d, loss.reference_distances(references).to(d.dtype))
+
+
+class PairRegularizer(Regularizer):
+    """A pair loss against weighted references, as a term of an autoencoder's objective."""
+
+    joint = True
+
+    def __init__(self, loss: PairLoss, terms: Mapping[str, float]):
+        super().__init__()
+        self.pairs = HybridPairLoss(loss, terms)
+
+    def forward(self, view: LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum over the references, and each one's loss."""
+        return self.pairs(view.latent, view.vectors)
 
 
 def _same_names(what: str, a: Mapping[str, object], other: str, b: Mapping[str, object]) -> None:

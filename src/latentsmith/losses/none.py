@@ -21,6 +21,8 @@ class NoLoss(PairLoss):
 class NoneConfig(PairLossConfig):
     """No regularization."""
 
+    reads_vectors = False
+
     kind: Literal["none"] = "none"
 
     def build(self) -> NoLoss:
