@@ -111,7 +111,9 @@ def _checked(
             f"{name} of sample {samples} reaches {float(first.abs().max()):.4g}, beyond the range "
             f"of {kept.dtype}: store it as bfloat16 or float32"
         )
-    raise UserError(f"{name} of sample {samples} is NaN or infinite")
+    # or what computed it has already made a float16 of it
+    also = ", or beyond the range of float16 (65,504)" if kept.dtype == torch.float16 else ""
+    raise UserError(f"{name} of sample {samples} is NaN or infinite{also}")
 
 
 def _refuse_zeros(

@@ -70,6 +70,7 @@ class LmdbStore:
         self._env = Environment(self.path)
         self._keys: KeyTable | None = None
         self._names: list[bytes] = []
+        self._foreign = False
         self.unreadable: Mapping[int, str] = {}
         self.statistics: dict[str, Any] = {}
         self.checksums: list[str] = []
@@ -101,6 +102,7 @@ class LmdbStore:
 
     def _look_into(self, fields: Mapping[str, FieldSpec]) -> None:
         """A stranger's file: its keys, and whether its records can be what they are said to be."""
+        self._foreign = True
         with self._env.begin() as txn:
             self._keys = KeyTable.of(sorted(_samples(txn, self._suffixes)))
             if not len(self._keys):
@@ -114,7 +116,8 @@ class LmdbStore:
                 self._sized(name, spec, self._keys[0], txn.get(self._record(0, name)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_names": []}
+        own = {} if self._foreign else {"_keys": None}  # a stranger's are found by a long walk
+        return self.__dict__ | {"_names": []} | own
 
     def __len__(self) -> int:
         return self.manifest.count

@@ -1,19 +1,35 @@
 """LMDB environments: one per file and process, none across a fork.
 
 LMDB refuses to open a file twice in one process, and an environment that a child inherited by fork
-must not be used (it may crash the child). So environments are shared within a process, keyed by
-its id, and a child opens its own; what it inherited it neither uses nor closes.
+must not be used. So stores of one process share environments, and a child closes what it inherited
+before it does anything else: without locks that lets go of the child's own mapping, and leaves the
+parent's alone.
 """
 
+import contextlib
 import os
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
 
 from latentsmith.errors import UserError
 
-_open: "weakref.WeakValueDictionary[tuple[int, str], Any]" = weakref.WeakValueDictionary()
-_inherited: list[Any] = []
+_open: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
+_lock = threading.Lock()  # two threads may ask for a file at once
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that is no more may have held it
+    for env in list(_open.values()):
+        with contextlib.suppress(Exception):  # a child must start, whatever it inherited
+            env.close()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def read_only(path: Path) -> Any:
@@ -28,16 +44,17 @@ def read_only(path: Path) -> Any:
     """
     import lmdb
 
-    key = (os.getpid(), str(path.resolve()))
-    found = _open.get(key)
-    if found is None:
-        try:
-            found = lmdb.open(
-                str(path), readonly=True, lock=False, subdir=path.is_dir(), create=False
-            )
-        except lmdb.Error as error:
-            raise UserError(f"{path} cannot be opened as LMDB: {error}") from None
-        _open[key] = found
+    key = str(path.resolve())
+    with _lock:
+        found = _open.get(key)
+        if found is None:
+            try:
+                found = lmdb.open(
+                    str(path), readonly=True, lock=False, subdir=path.is_dir(), create=False
+                )
+            except lmdb.Error as error:
+                raise UserError(f"{path} cannot be opened as LMDB: {error}") from None
+            _open[key] = found
     return found
 
 
@@ -51,32 +68,29 @@ def writable(path: Path, map_size: int) -> Any:
 
     try:
         return lmdb.open(str(path), map_size=map_size)
+    except lmdb.DiskError:
+        raise  # a full disk has its own message
     except lmdb.Error as error:
         raise UserError(f"{path} cannot be written as LMDB: {error}") from None
 
 
 class Environment:
-    """A process's handle on an environment for reading, opened on first use, remade in a child."""
+    """A store's handle on its environment: opened on first use, opened anew in a child."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._pid, self._env = -1, None
+        self._held: tuple[int, Any] | None = None  # (process, environment)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_pid": -1, "_env": None}
+        return {"path": self.path, "_held": None}
 
     def begin(self) -> Any:
         """A read transaction whose values are views of the mapping."""
-        env = self._env  # one read: another thread may close meanwhile
-        if env is None or self._pid != os.getpid():
-            if env is not None:
-                _inherited.append(env)  # kept for ever: closing it belongs to the parent
-            env = self._env = read_only(self.path)
-            self._pid = os.getpid()
-        return env.begin(buffers=True)
+        held = self._held  # one read: another thread may close meanwhile
+        if held is None or held[0] != os.getpid():
+            held = self._held = (os.getpid(), read_only(self.path))
+        return held[1].begin(buffers=True)
 
     def close(self) -> None:
         """Let go; the file is closed when no other store of this process uses it."""
-        if self._env is not None and self._pid != os.getpid():
-            _inherited.append(self._env)
-        self._env = None
+        self._held = None

@@ -12,6 +12,8 @@ The error is at most scale / 2 (plus rounding to what it is read as): half of 1/
 the channel has in this sample.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,19 @@ def channel_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[-1:] if len(shape) > 1 else ()
 
 
+def _lines(values: Tensor) -> int:
+    """Numbers of a row [B, …] that share a scale; not -1, which an empty batch leaves open."""
+    shape = tuple(values.shape[1:])
+    return math.prod(shape[:-1] if len(shape) > 1 else shape)
+
+
 def quantize(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes int8 [B, …], scale and offset float32 [B, channels…] of finite ``values`` [B, …]."""
     shape = tuple(values.shape[1:])
-    flat = values.float().reshape(len(values), -1, *channel_shape(shape))  # [B, n(, D)]
+    if not len(values):
+        none = torch.empty(0, *channel_shape(shape))
+        return values.to(torch.int8), none, none
+    flat = values.float().reshape(len(values), _lines(values), *channel_shape(shape))  # [B, n(, D)]
     low, high = flat.aminmax(dim=1)  # [B(, D)]
     scale = (high.double() - low.double()) / LEVELS  # a range of float32 may overflow float32
     steps = (flat.double() - low[:, None].double()) / torch.where(scale > 0, scale, 1)[:, None]
@@ -46,6 +57,6 @@ def dequantize(
     """Values [B, …] of `quantize`'s three tensors, computed in float32, of ``dtype`` or into
     ``out``."""
     shape = code.shape
-    flat = code.reshape(shape[0], -1, *scale.shape[1:])
+    flat = code.reshape(shape[0], _lines(code), *scale.shape[1:])
     values = flat.float().add_(128).mul_(scale[:, None]).add_(offset[:, None]).reshape(shape)
     return values.to(dtype) if out is None else out.copy_(values)
