@@ -129,6 +129,8 @@ def test_what_one_distribution_gives_is_the_baseline():
     cover, _ = expected_coverage(made, real, k=k)
     assert np.mean([f["coverage"] for f in found]) == pytest.approx(cover, abs=0.01)
     assert np.mean([f["density"] for f in found]) == pytest.approx(1, abs=0.05)
+    # of a real point's two others one is real: each is as likely the nearer
+    assert expected_coverage(made[:1], real[:2], k=1)[0] == 0.5
     stamped = METRICS["coverage"].measure(made, real, stamp=Stamp("d", n), k=k, resamples=10)
     assert stamped.baseline == cover and stamped.stamp.detail["k"] == k
 
