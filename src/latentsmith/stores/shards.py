@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from latentsmith.errors import UserError
-from latentsmith.stores.base import FieldSpec, StoreManifest
+from latentsmith.stores.base import StoreManifest
+from latentsmith.stores.gather import RowTables, gather_fields
 from latentsmith.stores.keys import KeyTable
 from latentsmith.stores.layout import (
     DAMAGE,
@@ -29,8 +29,7 @@ from latentsmith.stores.layout import (
     read_json,
     shard_file,
 )
-from latentsmith.stores.quantize import dequantize
-from latentsmith.stores.rows import as_bytes, buffer, check_rows, chosen, refuse_unreadable
+from latentsmith.stores.rows import refuse_unreadable
 
 IN_MEMORY = 32 << 20
 """A tensor of at most so many bytes over all shards is copied into memory on first use: labels
@@ -71,7 +70,7 @@ class ShardStore:
         self._check_sizes()
         self._keys: KeyTable | None = None
         self._tables: dict[str, list[Tensor]] = {}
-        self._views: dict[str, list[np.ndarray]] = {}
+        self._gathered: dict[str, RowTables] = {}
 
     def _check_sizes(self) -> None:
         """A mapped file that is too short kills the process that reads beyond its end."""
@@ -86,7 +85,7 @@ class ShardStore:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_keys": None, "_tables": {}, "_views": {}}
+        return self.__dict__ | {"_keys": None, "_tables": {}, "_gathered": {}}
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -117,36 +116,14 @@ class ShardStore:
         fields: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """See `FeatureStore.gather`. Several threads may gather at once."""
-        check_rows(self, rows)
-        result = {}
-        for name in chosen(self.manifest.fields, fields, self.path):
-            spec = self.manifest.fields[name]
-            result[name] = buffer(out, name, spec, len(rows))
-            self._field(name, spec, rows, result[name])
-        return result
-
-    def _field(self, name: str, spec: FieldSpec, rows: Tensor, out: Tensor) -> None:
-        if spec.stored != "int8":
-            self._copy(name, rows, out)
-            return
-        raw = []
-        for part, (shape, dtype) in parts(name, spec).items():
-            raw.append(torch.empty((len(rows), *shape), dtype=getattr(torch, dtype)))
-            self._copy(part, rows, raw[-1])
-        dequantize(*raw, out=out)
+        return gather_fields(self, rows, out, fields, self._copy)
 
     def _copy(self, part: str, rows: Tensor, out: Tensor) -> None:
         """Rows of one stored tensor into ``out`` [B, …]."""
-        tables = self.tables(part)
-        if len(tables) == 1:
-            torch.index_select(tables[0], 0, rows, out=out)
-            return
-        if part not in self._views:
-            self._views[part] = [as_bytes(table) for table in tables]
-        per, views, target = self.layout.rows_per_shard, self._views[part], as_bytes(out)
-        shards, local = (rows // per).tolist(), (rows % per).tolist()
-        for i, (shard, row) in enumerate(zip(shards, local, strict=True)):
-            target[i] = views[shard][row]
+        found = self._gathered.get(part)
+        if found is None:
+            found = self._gathered[part] = RowTables(self.tables(part), self.layout.rows_per_shard)
+        found.copy(rows, out)
 
     def tables(self, part: str) -> list[Tensor]:
         """A stored tensor as views [rows of the shard, …] of each shard's mapping; one piece [N, …]
@@ -181,4 +158,4 @@ class ShardStore:
 
     def close(self) -> None:
         """Let go of all mappings; the next `gather` opens them again."""
-        self._keys, self._tables, self._views = None, {}, {}
+        self._keys, self._tables, self._gathered = None, {}, {}
