@@ -113,6 +113,8 @@ def test_each_sample_is_mirrored_half_of_the_time():
     is_mirrored = (z - mirrored).abs().amax((1, 2, 3)) < 1e-4
     assert (is_plain ^ is_mirrored).all()
     assert 0.4 < is_plain.double().mean() < 0.6
+    # the very samples whose teacher tokens are the mirrored image's
+    assert torch.equal(is_mirrored, t.input.flips(batch, context().noise))
     torch.testing.assert_close(
         shown(task(**settings, flip=False), batch)[0], plain, atol=1e-4, rtol=0
     )
