@@ -8,7 +8,7 @@ from latentsmith.errors import UserError
 from latentsmith.metrics import METRICS, Stamp
 from latentsmith.metrics.feature_stats import FeatureStats
 from latentsmith.metrics.frechet import frechet_distance, frechet_floor, frechet_from_stats
-from latentsmith.metrics.kid import kid
+from latentsmith.metrics.kid import kid, kid_draws
 
 
 def features(n: int, dim: int, seed: int, shift: float = 0.0, mix: bool = True) -> torch.Tensor:
@@ -108,6 +108,16 @@ def test_kid_matches_torchmetrics_on_the_full_set():
     a, b = features(80, 10, 0), features(80, 10, 1, shift=0.3)
     expected = poly_mmd(a, b, degree=3, gamma=None, coef=1.0)
     assert kid(a, b) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("tile", [7, 30, 79])
+def test_kid_in_tiles_is_kid_whole(tile, monkeypatch):
+    a, b = features(80, 10, 0), features(61, 10, 1, shift=0.3)
+    value, draws = kid_draws(a, b, replicates=20, seed=3)
+    monkeypatch.setattr("latentsmith.metrics.kid._TILE", tile)
+    again, tiled = kid_draws(a, b, replicates=20, seed=3)
+    assert again == pytest.approx(value, rel=1e-10)
+    torch.testing.assert_close(tiled, draws, rtol=1e-9, atol=1e-12)
 
 
 def test_kid_is_unbiased_and_its_interval_holds_zero_for_one_distribution():
