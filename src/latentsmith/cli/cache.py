@@ -135,10 +135,12 @@ def run_verify(args: argparse.Namespace) -> int:
     """1 when a store is not what it says; raises UserError where there is none at all."""
     from latentsmith.stores.texts import check_texts
     from latentsmith.stores.verify import verify_store
+    from latentsmith.utils.counter import Counter
 
     wrong = 0
     for path in args.stores:
-        found = verify_store(path)
+        with Counter(f"verifying {path}", _rows(path)) as count:
+            found = verify_store(path, progress=lambda done, _, count=count: count(done))
         if found.ok:
             found.problems += check_texts(path)
         unreadable = f", {found.unreadable:,} unreadable" if found.unreadable else ""
@@ -158,3 +160,14 @@ def run_convert(args: argparse.Namespace) -> int:
     copy_texts(args.store, args.out)
     print(describe(store.manifest), store.path, sep="\n")
     return 0
+
+
+def _rows(path: Path) -> int:
+    """How many rows a store has; 0 where it cannot be opened."""
+    from latentsmith.errors import UserError
+    from latentsmith.stores.base import open_store
+
+    try:
+        return len(open_store(path))
+    except UserError:
+        return 0

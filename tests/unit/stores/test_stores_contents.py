@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.tiny_models import tiny_autoencoder, tiny_clip_text, tiny_dinov2
@@ -105,6 +106,7 @@ def test_mode_in_float32_is_the_mean(tmp_path, autoencoder, data):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
 def test_draws_belong_to_the_sample(tmp_path, autoencoder, data):
     settings = {"what": "sample", "dtype": "float32"}
     one = cache_latents(autoencoder, data, TRANSFORM, tmp_path / "1", batch_size=3, **settings)
@@ -375,7 +377,14 @@ def test_a_changed_text_file_or_index_is_found_out(tmp_path, text_encoder):
     file.write_text(file.read_text().replace("cat", "bat"))
     with pytest.raises(UserError, match=r"texts\.txt or .* is damaged or of another store"):
         text_rows(store)
+    file.write_text(file.read_text().replace("bat", "cat"))
+    assert text_rows(store).tolist() == [0, 1]
+    index = tmp_path / "text_of_sample.safetensors"
+    save_file({"row": torch.tensor([1, 0])}, index)
+    with pytest.raises(UserError, match=r"text_of_sample.* is damaged or of another store"):
+        text_rows(store)
     file.unlink()
+    index.unlink()
     with pytest.raises(UserError, match="run the command that made it again"):
         text_rows(store)
     cache_texts(text_encoder, texts, tmp_path)
