@@ -57,7 +57,7 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         d2 = torch.addmm(other[None], x[rows], y.T, alpha=-2.0).add_(own[rows, None])
-        yield rows, F.threshold_(d2, tiny, 0.0)
+        yield rows, F.threshold(d2, tiny, 0.0, inplace=True)
 
 
 def squared_radii(x: Tensor, k: int) -> Tensor:
