@@ -61,6 +61,9 @@ def photos(folder: Path, count: int) -> Dataset:
     return ImageFolderConfig(folder=folder).build("train", folder)
 
 
+SHARDS = 12
+"""All but the last are written while the next is computed; a large store has 64 or more."""
+
 Case = tuple[Callable[[], Contents], Callable[[Tensor], Any], int]
 """(what the store holds, the bare forward, resolution)."""
 
@@ -112,7 +115,8 @@ def bare(forward: Callable[[Tensor], Any], batches: list[Tensor], device: torch.
 def whole(contents: Contents, folder: Path, batch: int) -> float:
     """Seconds of making the store."""
     started = time.perf_counter()
-    fill(folder / "store", contents, batch_size=batch)
+    rows = -(-contents.manifest.count // SHARDS)
+    fill(folder / "store", contents, batch_size=batch, rows_per_shard=rows)
     seconds = time.perf_counter() - started
     shutil.rmtree(folder / "store")
     return seconds
