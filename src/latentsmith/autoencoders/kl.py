@@ -202,6 +202,11 @@ class KLAutoencoder(nn.Module):
         return self.model.config.in_channels
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.model.config.latent_channels
+
+    @property
     def factor(self) -> int:
         """Pixels per latent position, along each side."""
         return 2 ** (len(self.model.config.block_out_channels) - 1)
@@ -216,7 +221,7 @@ class KLAutoencoder(nn.Module):
                 f"resolution {resolution} does not suit this autoencoder, which divides each side "
                 f"by {self.factor}: use {low} or {low + self.factor}"
             )
-        return (self.model.config.latent_channels, side, side)
+        return (self.latent_channels, side, side)
 
     def encode(self, images: Tensor) -> Posterior:
         """[B, channels, H, W] in [0, 1] → posterior over raw latents [B, C, H/f, W/f].
@@ -266,6 +271,10 @@ class KLAutoencoder(nn.Module):
     def last_decoder_weight(self) -> nn.Parameter:
         """Weight of the layer that makes the pixels, where the adversarial weight is balanced."""
         return self.model.decoder.conv_out.weight
+
+    def last_encoder_weight(self) -> nn.Parameter:
+        """Weight of the encoder's last layer, where an alignment loss is balanced."""
+        return self.model.encoder.conv_out.weight
 
     def digest(self) -> str:
         """Hex digest of all weights."""

@@ -9,10 +9,10 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,20 @@ from latentsmith.errors import UserError
 from latentsmith.training.task import Batch
 
 log = logging.getLogger(__name__)
+
+
+class Column(Protocol):
+    """What a column may be: a tensor [N, …], or anything that gives rows as one does (a field of
+    a store, `latentsmith.stores.column`)."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(N, …)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,8 @@ class Loader:
         batch_size: samples per *global* batch; a multiple of ``world_size``.
         seed: seeds order and random transforms.
         rank, world_size: which contiguous part of each global batch to make.
-        columns: tensors [N, …] whose rows are gathered into the batch by dataset index (cached
-            reference vectors).
+        columns: tensors [N, …], or columns of a store, whose rows are gathered into the batch by
+            dataset index (cached reference vectors).
         shuffle: with False, epochs run through the dataset in order.
         corrupt_budget: how many different unreadable samples to put up with, per process.
         threads: decoding threads; default one per core, at most eight.
@@ -82,7 +96,7 @@ class Loader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        columns: Mapping[str, Tensor] | None = None,
+        columns: Mapping[str, Column] | None = None,
         shuffle: bool = True,
         corrupt_budget: int = 16,
         threads: int | None = None,

@@ -1,7 +1,7 @@
 """What every frozen encoder promises."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class EncoderOutput:
 @schema
 class EncoderConfig:
     """Base of all encoder configs. Subclasses add ``kind: Literal[...]`` and `build`."""
+
+    gives_tokens: ClassVar[bool] = False
+    """Whether the encoder has patch tokens on a grid."""
 
     kind: str
     scale: Scale = "raw"

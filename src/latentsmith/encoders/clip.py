@@ -24,6 +24,8 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class ClipConfig(EncoderConfig):
     """CLIP's image encoder: distances follow what captions mention."""
 
+    gives_tokens = True
+
     kind: Literal["clip"] = "clip"
     source: str = EXAMPLE
     """Hub id or folder of a CLIP model or of its image tower alone."""

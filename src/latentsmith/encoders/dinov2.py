@@ -24,6 +24,8 @@ STD = (0.229, 0.224, 0.225)
 class DinoV2Config(EncoderConfig):
     """DINOv2: self-supervised ViT whose distances follow semantics."""
 
+    gives_tokens = True
+
     kind: Literal["dinov2"] = "dinov2"
     source: str = EXAMPLE
     """Hub id (``facebook/dinov2-{small,base,large,giant}``, ``facebook/dinov2-with-registers-…``)

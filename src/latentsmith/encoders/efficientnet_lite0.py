@@ -39,6 +39,8 @@ MEAN, STD = 127 / 255, 128 / 255
 class EfficientNetLite0Config(EncoderConfig):
     """EfficientNet-Lite0: 4.7 M parameters, one token per 32 x 32 pixels."""
 
+    gives_tokens = True
+
     kind: Literal["efficientnet_lite0"] = "efficientnet_lite0"
     resolution: int = 224
     """Images are resized to this square: 224 as trained; 112 costs a quarter."""

@@ -15,6 +15,8 @@ from latentsmith.data.transforms import TransformConfig
 from latentsmith.encoders.base import Encoder, EncoderConfig
 from latentsmith.encoders.cache import reference_vectors
 from latentsmith.encoders.pixel_pca import PixelPCA
+from latentsmith.errors import UserError
+from latentsmith.stores.column import StoreColumn
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
 from latentsmith.utils.counter import Counter
@@ -82,6 +84,46 @@ class ReferenceSpaces:
     def locate(self, name: str, images: Tensor) -> Tensor:
         """Points [B, D] of images [B, C, H, W] in [0, 1] in one space, computed now."""
         return self._place(name, self.encoders[name].vector(images))
+
+    def tokens(self, name: str, dataset: Dataset) -> StoreColumn:
+        """Patch tokens [N, P, D] of every image, unit length, float16: read from their store, or
+        computed into it first. They stay on disk. Same store as of `latentsmith cache tokens`.
+
+        No collective, as for `vectors`. Raises UserError when the encoder has no tokens."""
+        from latentsmith.stores.contents import fill
+        from latentsmith.stores.features import token_contents
+
+        contents = token_contents(self.encoders[name], dataset, self.transform)
+        path = contents.default_path()
+        if self.cache != cache_root() / "references":
+            path = self.cache / path.name
+        with Counter(f"tokens {name} of {dataset.name}", len(dataset)) as count:
+            store = fill(
+                path,
+                contents,
+                batch_size=self.batch_size,
+                progress=lambda done, _: count(done),
+            )
+        return StoreColumn(store, "tokens")
+
+    @torch.no_grad()
+    def locate_tokens(self, name: str, images: Tensor) -> Tensor:
+        """Patch tokens [B, P, D] of images [B, C, H, W] in [0, 1], unit length, computed now.
+
+        Raises UserError when the encoder has no tokens."""
+        tokens = self.encoders[name](images).tokens
+        if tokens is None:
+            raise UserError(
+                f"reference {name!r} ({self.encoders[name].name}) has no patch tokens: choose an "
+                "encoder with tokens, as dinov2, clip or efficientnet_lite0"
+            )
+        return F.normalize(tokens, dim=-1)
+
+    def token_width(self, name: str) -> int:
+        """D of one encoder's patch tokens. Raises UserError when it has none."""
+        side, channels = self.transform.cfg.resolution, self.transform.cfg.channels
+        probe = torch.full((1, channels, side, side), 0.5, device=self.team.device)
+        return self.locate_tokens(name, probe).shape[2]
 
     def describe(self) -> dict[str, str]:
         """Reference name → ``kind:output:scale`` with the weights' digest, for stamps."""

@@ -65,6 +65,7 @@ class LatentView(LatentBatch):
         step_noise: name → generator that is the same for every micro-batch and process of one
             optimiser step, so that a batch may be cut in any way.
         tokens: reference name → patch tokens [B, N, D] in raster order.
+        index: number of each sample in its dataset, for messages.
         last_weight: weight of the encoder's last layer, None where it is not trained.
         smallest: side in pixels below which ``reconstruction`` cannot judge an image.
     """
@@ -75,6 +76,7 @@ class LatentView(LatentBatch):
     objective: Tensor
     step_noise: Callable[[str], torch.Generator]
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    index: Tensor | None = None
     last_weight: Tensor | None = None
     smallest: int = 1
 

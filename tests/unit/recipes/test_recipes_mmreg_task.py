@@ -39,7 +39,7 @@ def task(*, latent="mode", pairs=True, **objective):
     return AutoencoderTask(
         autoencoder(),
         ObjectiveConfig(latent=latent, **objective),
-        pair_loss=PearsonConfig(weight=0.5) if pairs else None,
+        losses={"pairs": PearsonConfig(weight=0.5)} if pairs else {},
         terms={"encoder": 1.0},
     )
 
@@ -62,7 +62,9 @@ def test_pairs_move_the_encoder_only():
 @pytest.mark.parametrize(("seen", "weight"), [(0, 0.0), (25, 0.25), (50, 0.5), (100, 0.5)])
 def test_weight_ramps(seen, weight):
     config = PearsonConfig(weight=0.5, ramp=0.5)
-    t = AutoencoderTask(autoencoder(), ObjectiveConfig(), pair_loss=config, terms={"encoder": 1.0})
+    t = AutoencoderTask(
+        autoencoder(), ObjectiveConfig(), losses={"pairs": config}, terms={"encoder": 1.0}
+    )
     out = t("autoencoder", batch(), StepContext(samples_seen=seen, total_samples=100, seed=3))
     rest = out["l1"] + 1e-6 * out["kl"]
     assert torch.allclose(out["loss"] - rest, weight * out["pairs/encoder"], atol=1e-5)
@@ -86,7 +88,7 @@ def test_gradient_cache_gives_the_whole_batchs_gradient(latent):
         )
         posterior = whole.autoencoder.encode(data["image"])
         latents = posterior.mean + (0.5 * posterior.logvar).exp() * noise
-        loss, _ = whole.pairs(latents, {"encoder": data[REFERENCE + "encoder"]})
+        loss, _ = whole.regularizers[0].pairs(latents, {"encoder": data[REFERENCE + "encoder"]})
         (0.5 * loss).backward()
     else:
         whole("autoencoder", data, context())["loss"].backward()
@@ -140,7 +142,7 @@ def test_online_references_see_the_batchs_own_images():
         return images.flatten(1)
 
     t = AutoencoderTask(
-        autoencoder(), ObjectiveConfig(), pair_loss=PearsonConfig(), terms={"encoder": 1.0},
+        autoencoder(), ObjectiveConfig(), losses={"pairs": PearsonConfig()}, terms={"encoder": 1.0},
         online={"encoder": locate},
     )  # fmt: skip
     data = batch()
@@ -152,7 +154,7 @@ def test_hybrid_sums_weighted_references():
     config = PearsonConfig(weight=1.0)
     data = batch() | {REFERENCE + "pca": torch.randn(8, 3, generator=torch.Generator())}
     total = AutoencoderTask(
-        autoencoder(), ObjectiveConfig(l1=0, kl=0), pair_loss=config,
+        autoencoder(), ObjectiveConfig(l1=0, kl=0), losses={"pairs": config},
         terms={"encoder": 1.0, "pca": 0.5},
     )("autoencoder", data, context())  # fmt: skip
     expected = total["pairs/encoder"] + 0.5 * total["pairs/pca"]

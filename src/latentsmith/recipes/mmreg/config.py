@@ -10,9 +10,10 @@ from latentsmith.autoencoders.kl import KLAutoencoderConfig, Part
 from latentsmith.config.schema import schema
 from latentsmith.data.transforms import TransformConfig
 from latentsmith.encoders.base import ENCODERS, EncoderConfig
-from latentsmith.losses.base import LOSSES, PairLossConfig
+from latentsmith.losses.base import PairLossConfig
 from latentsmith.losses.kl import KLReduction
 from latentsmith.losses.perceptual import lpips_needs
+from latentsmith.losses.regularizer import LOSSES, RegularizerConfig
 from latentsmith.metrics.latent_card import CardConfig
 from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
 from latentsmith.recipes.mmreg.generation_config import GenerationConfig
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 TRAINED_REFERENCE = "encoder"
 """Name of the reference space given by ``encoder=…``; the others have names of the user's."""
+
+PAIRS = "pairs"
+"""Name of ``loss=…`` in the log when it is a loss over pairs; others go by their kind."""
 
 
 @schema
@@ -99,6 +103,10 @@ class EvaluateConfig:
     """Images per row in the report's pictures."""
 
 
+def _active(loss: RegularizerConfig) -> bool:
+    return loss.kind != "none" and loss.weight > 0
+
+
 @RECIPES.register(
     "mmreg", help="make distances between latents follow a reference space; prove it (go/no-go)"
 )
@@ -118,8 +126,12 @@ class MMRegConfig(RecipeConfig):
     terms: dict[str, float] = field(default_factory=lambda: {TRAINED_REFERENCE: 1.0})
     """Which references the pairwise loss follows, with their weights: ``{encoder: 1}`` (default),
     or a hybrid such as ``{encoder: 1, pca: 0.5}``."""
-    loss: Annotated[PairLossConfig, OneOf(LOSSES)]
-    """Pairwise loss of the regularised arm."""
+    loss: Annotated[RegularizerConfig, OneOf(LOSSES)]
+    """What regularises the regularised arm: a loss over pairs, or a rival."""
+    more_losses: dict[str, Annotated[RegularizerConfig, OneOf(LOSSES)]] = field(
+        default_factory=dict
+    )
+    """Further regularisers of that arm by name, added to `loss`: ``more_losses.eq=eqvae``."""
     autoencoder: KLAutoencoderConfig
     """The autoencoder both arms start from."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -150,17 +162,50 @@ class MMRegConfig(RecipeConfig):
             raise ValueError("terms give every reference weight 0: give one a weight above 0")
         if min(self.terms.values()) < 0:
             raise ValueError("terms hold a negative weight, which would push the geometry away")
-        if self.finetune.batch_size < 2 and self.loss.kind != "none":
-            raise ValueError(
-                "finetune.batch_size is 1, and a loss over pairs needs at least 2 samples (64 or "
-                "more to be a good estimate): raise it; micro_batch keeps the memory low"
-            )
+        self._check_losses()
         channels = self.autoencoder.in_channels
         if channels is not None and channels != self.transform.channels:
             raise ValueError(
                 f"transform.channels is {self.transform.channels} but autoencoder.in_channels is "
                 f"{channels}: set both to the same"
             )
+
+    def _check_losses(self) -> None:
+        """What the regularisers ask of the other settings. Raises ValueError."""
+        losses = self.losses()
+        if len(losses) < sum(map(_active, [self.loss, *self.more_losses.values()])):
+            raise ValueError(
+                f"more_losses may not use the name {self._main_name()!r}, under which loss="
+                f"{self.loss.kind} is logged: choose another name"
+            )
+        pairs = any(isinstance(loss, PairLossConfig) for loss in losses.values())
+        if self.finetune.batch_size < 2 and pairs:
+            raise ValueError(
+                "finetune.batch_size is 1, and a loss over pairs needs at least 2 samples (64 or "
+                "more to be a good estimate): raise it; micro_batch keeps the memory low"
+            )
+        spaces = {TRAINED_REFERENCE: self.encoder, **self.more_references}
+        for loss in losses.values():
+            for name in loss.teachers():
+                if name not in spaces:
+                    raise ValueError(
+                        f"loss {loss.kind} asks for the patch tokens of reference {name!r}, but "
+                        f"the references are {', '.join(map(repr, spaces))}"
+                    )
+                if not spaces[name].gives_tokens:
+                    able = [e.name for e in ENCODERS if e.config.gives_tokens]
+                    raise ValueError(
+                        f"loss {loss.kind} aligns with patch tokens, and {name!r} = "
+                        f"{spaces[name].kind} has none: choose one of {', '.join(able)}"
+                    )
+
+    def _main_name(self) -> str:
+        return PAIRS if isinstance(self.loss, PairLossConfig) else self.loss.kind
+
+    def losses(self) -> dict[str, RegularizerConfig]:
+        """Name in the log → regulariser, of all that do something; empty: the plain baseline."""
+        found = {self._main_name(): self.loss, **self.more_losses}
+        return {name: loss for name, loss in found.items() if _active(loss)}
 
     def stages(self) -> list[Stage]:
         """references → pretrain → baseline → regularized → measure → latents → generators →

@@ -47,7 +47,10 @@ def dry_run(cfg: MMRegConfig, run: Run) -> None:
         used = name in cfg.terms
         role = f"weight {cfg.terms[name]:g} in the loss, {how}" if used else "measured only, cached"
         print(f"reference      {name} = {config.kind}: {role}")
-    print(f"pairwise loss  {cfg.loss.kind}, weight {cfg.loss.weight:g}, ramp {cfg.loss.ramp:g}")
+    for name, loss in cfg.losses().items():
+        print(f"{name:14} {loss.kind}, weight {loss.weight:g}, ramp {loss.ramp:g}")
+    if not cfg.losses():
+        print("regularizers   none: both arms are trained alike")
     _generation(cfg.generation, shape)
 
 

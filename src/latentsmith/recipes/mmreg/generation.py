@@ -224,9 +224,14 @@ class _Trainer:
             return
         log.info("generator on %s latents: to %d samples in %s", self.arm.name, samples, self.place)
         val = self._validation_batch()
-        upto = replace(self.train, samples=samples)
         result = fit(
-            self.task, self.batches, upto, self.place, val_batch=val, identity=self.identity
+            self.task,
+            self.batches,
+            self.train,
+            self.place,
+            val_batch=val,
+            identity=self.identity,
+            until=samples,
         )
         self.seconds = result.seconds
         with result.ema.swapped_in() if result.ema is not None else nullcontext():
@@ -263,7 +268,7 @@ class _Trainer:
     @torch.no_grad()
     def _validation_batch(self) -> dict[str, Any]:
         """Posterior moments of held-out images: the store's fields."""
-        batch = self.stages.inputs.validation_batch(self.train.batch_size, with_references=False)
+        batch = self.stages.inputs.validation_batch(self.train.batch_size, losses={})
         posterior = self.arm.autoencoder.encode(batch["image"].to(self.stages.team.device))
         found = {k: batch[k] for k in ("index", "label") if k in batch}
         return found | {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu()}

@@ -1,6 +1,7 @@
 """What the arms are trained and measured on."""
 
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -8,16 +9,26 @@ import torch
 from torch import Tensor
 
 from latentsmith.data.base import Dataset, Split
-from latentsmith.data.loader import Loader
+from latentsmith.data.loader import Column, Loader
 from latentsmith.data.subset import draw, subset
 from latentsmith.encoders.spaces import ReferenceSpaces
+from latentsmith.losses.regularizer import RegularizerConfig
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
-from latentsmith.recipes.mmreg.task import REFERENCE
+from latentsmith.recipes.mmreg.task import REFERENCE, TOKENS
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
 
 log = logging.getLogger(__name__)
+
+
+Losses = Mapping[str, RegularizerConfig]
+"""Regularizers by name."""
+
+
+def teachers(losses: Losses) -> list[str]:
+    """References whose patch tokens are read."""
+    return list(dict.fromkeys(name for loss in losses.values() for name in loss.teachers()))
 
 
 class Inputs:
@@ -64,15 +75,23 @@ class Inputs:
         """Whether references must be computed on each augmented crop as training goes."""
         return not self.transform.deterministic
 
-    def _columns(self, dataset: Dataset, *, wanted: bool) -> dict[str, Tensor]:
-        """The loss's cached references as columns of the batch."""
-        if not wanted or self.online:
+    def columns(self, dataset: Dataset, losses: Losses) -> dict[str, Column]:
+        """The cached references that ``losses`` read, as columns of the batch: vectors in memory,
+        patch tokens on disk. Computed where they are not cached yet."""
+        columns: dict[str, Column] = dict(self._vectors(dataset, losses))
+        if not self.online:
+            for name in teachers(losses):
+                columns[TOKENS + name] = self.spaces.tokens(name, dataset)
+        return columns
+
+    def _vectors(self, dataset: Dataset, losses: Losses) -> dict[str, Tensor]:
+        if self.online or not any(loss.reads_vectors for loss in losses.values()):
             return {}
         vectors = self.spaces.vectors(dataset)
         return {REFERENCE + name: vectors[name] for name in self.cfg.terms}
 
-    def training_loader(self, cfg: TrainConfig, *, with_references: bool) -> Loader:
-        """Shuffled batches for the loop, with ``reference/<name>`` columns where asked for."""
+    def training_loader(self, cfg: TrainConfig, losses: Losses) -> Loader:
+        """Shuffled batches for the loop, with the columns that ``losses`` read."""
         return Loader(
             self.train,
             self.transform,
@@ -80,15 +99,20 @@ class Inputs:
             seed=cfg.seed,
             rank=self.team.rank,
             world_size=self.team.world_size,
-            columns=self._columns(self.train, wanted=with_references),
+            columns=self.columns(self.train, losses),
         )
 
-    def validation_batch(self, size: int, *, with_references: bool) -> dict[str, Any]:
+    def validation_batch(self, size: int, losses: Losses) -> dict[str, Any]:
         """One fixed held-out batch for validation during training: the first of the measured."""
         rows = torch.arange(min(size, len(self.val)))
-        columns = self._columns(self.val, wanted=with_references)
+        columns = self._vectors(self.val, losses)
         loader = Loader(
             subset(self.val, rows), self.spaces.transform, batch_size=len(rows), seed=0,
             shuffle=False, columns={name: column[rows] for name, column in columns.items()},
         )  # fmt: skip
-        return next(loader.epoch())
+        batch = next(loader.epoch())
+        if not self.online:  # one batch is not worth a store
+            images = batch["image"].to(self.team.device)
+            for name in teachers(losses):
+                batch[TOKENS + name] = self.spaces.locate_tokens(name, images).cpu()
+        return batch

@@ -25,7 +25,7 @@ from latentsmith.metrics.card_file import save_card
 from latentsmith.recipes.base import Stage
 from latentsmith.recipes.mmreg.config import MMRegConfig
 from latentsmith.recipes.mmreg.generation import GenerationStages
-from latentsmith.recipes.mmreg.inputs import Inputs
+from latentsmith.recipes.mmreg.inputs import Inputs, Losses, teachers
 from latentsmith.recipes.mmreg.report import write
 from latentsmith.recipes.mmreg.task import AutoencoderTask
 from latentsmith.training.config import TrainConfig
@@ -85,6 +85,7 @@ class Pipeline:
             else:
                 log.info("references: cached, the training transform is deterministic")
                 inputs.spaces.vectors(inputs.train)
+                inputs.columns(inputs.train, self.cfg.losses())
             inputs.spaces.vectors(inputs.val)
             run.note("references", inputs.spaces.describe())
             run.note("data", {d.name: self._origin(d) for d in (inputs.train, inputs.val)})
@@ -109,16 +110,16 @@ class Pipeline:
     def pretrain(self, run: Run) -> None:
         """Train the starting point on the reconstruction objective alone."""
         assert self.cfg.pretrain is not None
-        self._train(run, START, self.cfg.pretrain, self.cfg.autoencoder.build(), pairs=False)
+        self._train(run, START, self.cfg.pretrain, self.cfg.autoencoder.build(), {})
 
     def baseline(self, run: Run) -> None:
-        """Finetune without pairs."""
-        self._train(run, BASELINE, self.cfg.finetune, self._start(run), pairs=False)
+        """Finetune without regularizers."""
+        self._train(run, BASELINE, self.cfg.finetune, self._start(run), {})
 
     def regularized(self, run: Run) -> None:
-        """Finetune with pairs."""
-        pairs = self.cfg.loss.kind != "none" and self.cfg.loss.weight > 0
-        self._train(run, REGULARIZED, self.cfg.finetune, self._start(run), pairs=pairs)
+        """Finetune with the regularizers."""
+        losses = self.cfg.losses()
+        self._train(run, REGULARIZED, self.cfg.finetune, self._start(run), losses)
 
     def _done(self, run: Run, stage: str) -> bool:
         """Asked of the main process alone, so that all processes go the same way."""
@@ -137,17 +138,17 @@ class Pipeline:
         return config.build()
 
     def _train(
-        self, run: Run, name: str, train: TrainConfig, autoencoder: KLAutoencoder, *, pairs: bool
+        self, run: Run, name: str, train: TrainConfig, autoencoder: KLAutoencoder, losses: Losses
     ) -> None:
         stage = "pretrain" if name == START else name
         if self._done(run, stage):
             return
         train = replace(train, seed=train.seed + self.cfg.seed)
-        task = self._task(autoencoder, pairs=pairs)
-        identity = self._identity(autoencoder, pairs=pairs)
+        task = self._task(autoencoder, losses)
+        identity = self._identity(autoencoder, losses)
         place = run.place(name, identity | {"train": asdict(train)})
-        batches = self.inputs.training_loader(train, with_references=pairs)
-        val = self.inputs.validation_batch(train.batch_size, with_references=pairs)
+        batches = self.inputs.training_loader(train, losses)
+        val = self.inputs.validation_batch(train.batch_size, losses)
         log.info("%s: training in %s", name, place)
         result = fit(task, batches, train, place, val_batch=val, identity=identity)
         autoencoder.to(self.team.device)
@@ -175,27 +176,27 @@ class Pipeline:
         autoencoder.measure_normalizer(images, latent=self.cfg.generation.diffusion.latent)
         autoencoder.save_pretrained(folder)
 
-    def _task(self, autoencoder: KLAutoencoder, *, pairs: bool) -> AutoencoderTask:
+    def _task(self, autoencoder: KLAutoencoder, losses: Losses) -> AutoencoderTask:
         cfg, perceptual = self.cfg, self.cfg.objective.perceptual
         lpips = None
         if perceptual.weight > 0:
             lpips = load_lpips(perceptual.net, trunk=perceptual.trunk)
         else:
             log.info("objective: no LPIPS (objective.perceptual.weight is 0)")
-        locate = self.inputs.spaces.locate
-        online = {name: partial(locate, name) for name in cfg.terms} if self.inputs.online else {}
+        spaces, online = self.inputs.spaces, self.inputs.online
+        read = teachers(losses)
         return AutoencoderTask(
             autoencoder,
             cfg.objective,
-            pair_loss=cfg.loss if pairs else None,
+            losses=losses,
             terms=cfg.terms,
-            online={n: partial(self.inputs.spaces.locate, n) for n in cfg.terms}
-            if online
-            else None,
+            online={n: partial(spaces.locate, n) for n in cfg.terms} if online else None,
+            online_tokens={n: partial(spaces.locate_tokens, n) for n in read} if online else None,
+            token_widths={n: spaces.token_width(n) for n in read},
             lpips=lpips,
         )
 
-    def _identity(self, autoencoder: KLAutoencoder, *, pairs: bool) -> dict[str, Any]:
+    def _identity(self, autoencoder: KLAutoencoder, losses: Losses) -> dict[str, Any]:
         """What the trained weights depend on besides data and loop settings. The arm's name is not
         in it: a regularized arm of weight 0 *is* the baseline."""
         cfg = self.cfg
@@ -203,10 +204,16 @@ class Pipeline:
             "start": autoencoder.digest(),
             "objective": asdict(cfg.objective),
         }
-        if pairs:
+        main, *more = [asdict(loss) for loss in losses.values()] or [None]
+        identity |= {"loss": main} if main else {}
+        identity |= {"more_losses": more} if more else {}
+        read = teachers(losses)
+        if any(loss.reads_vectors for loss in losses.values()):
+            read += [name for name in cfg.terms if name not in read]
+            identity["terms"] = cfg.terms
+        if read:
             described = self.inputs.spaces.describe()
-            spaces = {name: described[name] for name in cfg.terms}
-            identity |= {"loss": asdict(cfg.loss), "terms": cfg.terms, "spaces": spaces}
+            identity["spaces"] = {name: described[name] for name in read}
         return identity | {"digest": json_digest(identity)}
 
     # Measuring ------------------------------------------------------------------------------------

@@ -1,42 +1,59 @@
-"""The training task of both arms: an autoencoder, with or without a loss over pairs of samples.
+"""The training task of both arms: an autoencoder, with or without regularizers of its latents.
 
-    loss = l1*L1 + mse*MSE + kl*KL + perceptual*LPIPS + adversarial*GAN + lambda(t)*L_pairs(Z, R)
+    loss = l1*L1 + mse*MSE + kl*KL + perceptual*LPIPS + adversarial*GAN + sum_k lambda_k(t)*R_k
 
+R_k: a loss over pairs of samples, EQ-VAE, VA-VAE… (`latentsmith.losses.regularizer`).
 Source: spec/1-mm-reg.md "The loss" and "Autoencoders".
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentsmith.autoencoders.discriminator import PatchDiscriminator
 from latentsmith.autoencoders.kl import KLAutoencoder, Posterior
 from latentsmith.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
-from latentsmith.losses.base import PairLossConfig
-from latentsmith.losses.hybrid import HybridPairLoss
-from latentsmith.losses.perceptual import LPIPS
+from latentsmith.losses.perceptual import LPIPS, TRUNKS
 from latentsmith.losses.reconstruction import reconstruction_parts
+from latentsmith.losses.regularizer import (
+    LatentBatch,
+    LatentView,
+    Place,
+    Regularizer,
+    RegularizerConfig,
+)
 from latentsmith.recipes.mmreg.config import ObjectiveConfig
 from latentsmith.training.gradcache import GradientCache, cache_gradients
 from latentsmith.training.task import Batch, Objective, StepContext, Task
 
 REFERENCE = "reference/"
 """Prefix of the batch's columns with cached reference vectors, ``reference/<name>`` [B, D]."""
+TOKENS = "tokens/"
+"""Prefix of the batch's columns with cached patch tokens, ``tokens/<name>`` [B, N, D]."""
+
+Located = Mapping[str, Callable[[Tensor], Tensor]]
+"""Reference name → (images → its vectors [B, D], or its tokens [B, N, D])."""
 
 
 class AutoencoderTask(Task):
-    """Reconstruction objective plus an optional loss over pairs.
+    """Reconstruction objective plus regularizers.
 
     Args:
         autoencoder: trained in place.
         objective: weights of the reconstruction terms.
-        pair_loss: None for the baseline.
-        terms: reference name → its weight in the pairwise loss.
+        losses: name (of its parts in the log) → regularizer; none for the baseline.
+        terms: reference name → its weight in losses over pairs.
         online: reference name → (images → points [B, D]), to place the very images the
             autoencoder sees (random augmentation). Without it the batch carries cached points.
+        online_tokens: likewise for patch tokens.
+        token_widths: reference name → D of its patch tokens, where a regularizer reads them.
         lpips: required when ``objective.perceptual.weight`` is above 0.
+
+    Raises:
+        UserError: a regularizer whose reference has no patch tokens.
     """
 
     def __init__(
@@ -44,21 +61,30 @@ class AutoencoderTask(Task):
         autoencoder: KLAutoencoder,
         objective: ObjectiveConfig,
         *,
-        pair_loss: PairLossConfig | None = None,
+        losses: Mapping[str, RegularizerConfig] | None = None,
         terms: Mapping[str, float] | None = None,
-        online: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        online: Located | None = None,
+        online_tokens: Located | None = None,
+        token_widths: Mapping[str, int] | None = None,
         lpips: LPIPS | None = None,
     ):
         super().__init__()
         self.autoencoder = autoencoder
         self.objective = objective
         self.lpips = lpips
-        self._online = dict(online or {})
-        self.pair_config = pair_loss
-        self.pairs = None if pair_loss is None else HybridPairLoss(pair_loss.build(), terms or {})
+        self._online, self._online_tokens = dict(online or {}), dict(online_tokens or {})
+        self.losses, self.terms = dict(losses or {}), dict(terms or {})
+        place = Place(
+            latent_channels=autoencoder.latent_channels,
+            terms=self.terms,
+            token_widths=token_widths or {},
+        )
+        # a list: a name given by the user may hold dots, a submodule's may not
+        self.regularizers = nn.ModuleList(c.regularizer(place) for c in self.losses.values())
         self.discriminator = self._build_discriminator()
         self._trainable = autoencoder.trainable_parameters(objective.train)
         self._cache: GradientCache | None = None
+        self._joint_parts: dict[str, Tensor] = {}
 
     def _build_discriminator(self) -> PatchDiscriminator | None:
         config = self.objective.adversarial
@@ -69,8 +95,10 @@ class AutoencoderTask(Task):
         )
 
     def objectives(self) -> list[Objective]:
-        """The autoencoder's, and the discriminator's when there is one."""
-        objectives = [Objective("autoencoder", self._trainable)]
+        """The autoencoder's, with what the regularizers learn, and the discriminator's when there
+        is one."""
+        own = [*self._trainable, *self.regularizers.parameters()]
+        objectives = [Objective("autoencoder", own)]
         if self.discriminator is not None:
             params = list(self.discriminator.parameters())
             scale = self.objective.adversarial.lr_scale
@@ -84,27 +112,25 @@ class AutoencoderTask(Task):
         images = batch["image"]
         posterior = self.autoencoder.encode(images)
         recon = self.autoencoder.decode(posterior.sample(ctx.noise("posterior")))
-        total, parts = self._reconstruction(images, recon, posterior)
+        judged, parts = self._reconstruction(images, recon)
+        parts["kl"] = posterior.kl(self.objective.kl_reduction)
+        total = judged + self.objective.kl * parts["kl"]
         if self.discriminator is not None and self._adversarial_weight(ctx) > 0:
             part = self._generator_loss(total, recon, ctx)
             total, parts["adversarial"] = total + part, part
-        if self.pairs is not None and self.pair_config is not None:
-            loss, pair_parts = self._pair_loss(posterior, batch, ctx)
-            total = total + self.pair_config.weight_at(ctx.progress) * loss
-            parts |= {f"pairs/{name}": part for name, part in pair_parts.items()}
+        if self.losses:
+            loss, more = self._regularize(posterior, batch, judged, ctx)
+            total, parts = total + loss, parts | more
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 
     # Reconstruction ------------------------------------------------------------------------------
 
-    def _reconstruction(
-        self, images: Tensor, recon: Tensor, posterior: Posterior
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted total and unweighted parts. Images [B, C, H, W] in [0, 1]."""
+    def _reconstruction(self, images: Tensor, recon: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted total and unweighted parts, without GAN. Images [B, C, H, W] in [0, 1]."""
         w = self.objective
         parts = reconstruction_parts(recon, images)
         del parts["huber"]
-        parts["kl"] = posterior.kl(w.kl_reduction)
-        total = w.l1 * parts["l1"] + w.mse * parts["mse"] + w.kl * parts["kl"]
+        total = w.l1 * parts["l1"] + w.mse * parts["mse"]
         if self.lpips is not None:
             parts["perceptual"] = self.lpips(recon, images).mean()
             total = total + w.perceptual.weight * parts["perceptual"]
@@ -130,46 +156,125 @@ class AutoencoderTask(Task):
         with torch.no_grad():
             posterior = self.autoencoder.encode(images)
             recon = self.autoencoder.decode(posterior.sample(ctx.noise("posterior")))
-        real, fake = self.discriminator(images), self.discriminator(recon)
-        loss = discriminator_loss(real, fake, self.objective.adversarial.loss)
-        return {"loss": loss, "real": real.mean().detach(), "fake": fake.mean().detach()}
+            seen = [(recon, images)]
+            if self.losses:
+                view = self._view(posterior, batch, ctx)
+                seen += [pair for r in self._regularizers() for pair in r.pictures(view)]
+        real = [self.discriminator(image) for _, image in seen]
+        fake = [self.discriminator(decoded) for decoded, _ in seen]
+        kind = self.objective.adversarial.loss
+        losses = [discriminator_loss(r, f, kind) for r, f in zip(real, fake, strict=True)]
+        return {
+            "loss": torch.stack(losses).mean(),
+            "real": real[0].mean().detach(),
+            "fake": fake[0].mean().detach(),
+        }
 
-    # Pairs ---------------------------------------------------------------------------------------
+    # Regularizers --------------------------------------------------------------------------------
+
+    def _regularizers(self) -> list[Regularizer]:
+        return list(self.regularizers)  # type: ignore[arg-type]
+
+    def _named(self, *, joint: bool) -> list[tuple[str, RegularizerConfig, Regularizer]]:
+        rows = zip(self.losses.items(), self._regularizers(), strict=True)
+        return [(name, config, r) for (name, config), r in rows if r.joint == joint]
 
     def _latent(self, posterior: Posterior, ctx: StepContext) -> Tensor:
         if self.objective.latent == "mode":
             return posterior.mode()
         return posterior.sample(ctx.noise("pairs"))
 
-    def _reference_vectors(self, batch: Batch) -> dict[str, Tensor]:
+    def _vectors(self, batch: Batch) -> dict[str, Tensor]:
         """name → [B, D]: computed on these very images, or the batch's cached columns."""
-        assert self.pairs is not None
         if self._online:
-            return {name: self._online[name](batch["image"]) for name in self.pairs.names}
-        return {n: batch[REFERENCE + n] for n in self.pairs.names}
+            return {name: self._online[name](batch["image"]) for name in self.terms}
+        return {name: batch[REFERENCE + name] for name in self.terms}
 
-    def _pair_loss(
-        self, posterior: Posterior, batch: Batch, ctx: StepContext
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self.pairs is not None
+    def _tokens(self, batch: Batch) -> dict[str, Tensor]:
+        """name → [B, N, D], likewise."""
+        names = dict.fromkeys(n for config in self.losses.values() for n in config.teachers())
+        if self._online_tokens:
+            return {name: self._online_tokens[name](batch["image"]) for name in names}
+        return {name: batch[TOKENS + name] for name in names}
+
+    def _view(self, posterior: Posterior, batch: Batch, ctx: StepContext) -> LatentView:
+        """What regularizers see, without references and the objective's value."""
         latent = self._latent(posterior, ctx)
+        last = self.autoencoder.last_encoder_weight()
+        step = replace(ctx, rank=0, micro=0)
+        smallest = [1 if self.lpips is None else TRUNKS[self.lpips.net].smallest]
+        smallest += [] if self.discriminator is None else [self.discriminator.smallest]
+
+        def judge(recon: Tensor, images: Tensor) -> Tensor:
+            total, _ = self._reconstruction(images, recon)
+            if self.discriminator is not None and self._adversarial_weight(ctx) > 0:
+                total = total + self._generator_loss(total, recon, ctx)
+            return total
+
+        return LatentView(
+            latent,
+            {},
+            images=batch["image"],
+            decode=self.autoencoder.decode,
+            reconstruction=judge,
+            objective=latent.new_zeros(()),
+            step_noise=step.noise,
+            index=batch["index"],
+            last_weight=last if last.requires_grad else None,
+            smallest=max(smallest),
+        )
+
+    def _regularize(
+        self, posterior: Posterior, batch: Batch, judged: Tensor, ctx: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of all regularizers; name/part → unweighted value."""
+        view = self._view(posterior, batch, ctx)
+        view = replace(view, objective=judged, tokens=self._tokens(batch))
+        total, parts = self._joint(view, batch, ctx)
+        for name, config, regularizer in self._named(joint=False):
+            loss, found = regularizer(view)
+            total = total + config.weight_at(ctx.progress) * loss
+            parts |= {f"{name}/{part}": value for part, value in found.items()}
+        return total, parts
+
+    def _joint(
+        self, view: LatentView, batch: Batch, ctx: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The part of the losses that reach over the whole batch."""
+        if not self._named(joint=True):
+            return view.latent.new_zeros(()), {}
         if ctx.micros > 1 and self._cache is not None and torch.is_grad_enabled():
-            return self._cache.surrogate(latent, ctx.micro), {"all": self._cache.loss}
-        return self.pairs(latent, self._reference_vectors(batch))
+            return self._cache.surrogate(view.latent, ctx.micro), dict(self._joint_parts)
+        return self._joint_sum(LatentBatch(view.latent, self._joint_vectors(batch)), ctx)
+
+    def _joint_vectors(self, batch: Batch) -> dict[str, Tensor]:
+        wanted = any(config.reads_vectors for config in self.losses.values())
+        return self._vectors(batch) if wanted else {}
+
+    def _joint_sum(self, seen: LatentBatch, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        total, parts = seen.latent.new_zeros(()), {}
+        for name, config, regularizer in self._named(joint=True):
+            loss, found = regularizer(seen)
+            total = total + config.weight_at(ctx.progress) * loss
+            parts |= {f"{name}/{part}": value for part, value in found.items()}
+        return total, parts
 
     def look_ahead(self, objective: str, micros: list[Batch], ctx: StepContext) -> None:
         """Pairs reach across micro-batches: cache the whole batch's gradient at its latents."""
-        if objective != "autoencoder" or self.pairs is None:
+        if objective != "autoencoder" or not self._named(joint=True):
             return
-        pairs = self.pairs
         with torch.no_grad():
-            rows = [self._reference_vectors(micro) for micro in micros]
-        joined = {name: torch.cat([row[name] for row in rows]) for name in pairs.names}
+            rows = [self._joint_vectors(micro) for micro in micros]
+        joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
         def encode(micro: Batch, ctx: StepContext) -> Tensor:
             return self._latent(self.autoencoder.encode(micro["image"]), ctx)
 
-        self._cache = cache_gradients(micros, encode, lambda z: pairs(z, joined)[0], ctx)
+        def loss(latents: Tensor) -> Tensor:
+            total, self._joint_parts = self._joint_sum(LatentBatch(latents, joined), ctx)
+            return total
+
+        self._cache = cache_gradients(micros, encode, loss, ctx)
 
     # Looking at it -------------------------------------------------------------------------------
 
