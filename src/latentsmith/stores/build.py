@@ -169,7 +169,10 @@ class _Team:
                 raise
             error = own
         if self.together:
-            raise_together(error)
+            try:
+                raise_together(error)
+            finally:  # all are here, nobody looks for it any more
+                self._mark(self.rank).unlink(missing_ok=True)
 
     def _mark(self, rank: int | str) -> Path:
         return self.path / f"failed-{rank}"

@@ -91,9 +91,9 @@ class ShardWriter:
         with full_disk_is_told(self.path, FULL_DISK):
             self._claim = self._make_claim(wanted)
         self.layout = Layout(manifest.count, self._claim["rows_per_shard"])
-        for shard in self.owned():
-            remove_abandoned(self.path, shard_file(self.path, shard).name)
-            remove_abandoned(self.path, sidecar_file(self.path, shard).name)
+        own = [f(self.path, s).name for s in self.owned() for f in (shard_file, sidecar_file)]
+        shared = [f"claim-{rank}.json", *([CLAIM, KEYS, MANIFEST] if rank == 0 else [])]
+        remove_abandoned(self.path, {*own, *shared})
 
     def _make_claim(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """State what will be written here, or find that it was stated before."""

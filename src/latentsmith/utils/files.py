@@ -73,11 +73,12 @@ def write_json(path: Path, value: Any) -> None:
         tmp.write_text(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
 
 
-def remove_abandoned(folder: Path, name: str) -> None:
-    """Remove what `atomic_path` was writing to ``folder / name`` in processes that were killed."""
-    for tmp in folder.glob(f".{name}.*.tmp"):
-        found = re.fullmatch(r"\.(\d+)\.[0-9a-f]+\.tmp", tmp.name[len(name) + 1 :])
-        if found and not _alive(int(found[1])):
+def remove_abandoned(folder: Path, names: set[str]) -> None:
+    """Remove what `atomic_path` was writing to these files of ``folder`` in processes that were
+    killed."""
+    for tmp in folder.glob(".*.tmp"):
+        found = re.fullmatch(r"\.(.+)\.(\d+)\.[0-9a-f]+\.tmp", tmp.name)
+        if found and found[1] in names and not _alive(int(found[2])):
             tmp.unlink(missing_ok=True)
 
 
@@ -123,7 +124,11 @@ def full_disk_is_told(folder: Path, remedy: str) -> Iterator[None]:
     except Exception as error:
         told = re.search(r"os error (\d+)", str(error))
         number = getattr(error, "errno", None) or (int(told[1]) if told else None)
-        if number not in FULL and os.strerror(errno.ENOSPC) not in str(error):
+        free = shutil.disk_usage(folder).free
+        full = number in FULL or os.strerror(errno.ENOSPC) in str(error)
+        # LMDB says this when only a part of what it wrote fitted
+        cut_short = os.strerror(errno.EIO) in str(error) and free < 1 << 20
+        if not full and not cut_short:
             raise
-        free = shutil.disk_usage(folder).free / 1e6
-        raise UserError(f"the disk of {folder} is full ({free:,.1f} MB free): {remedy}") from error
+        told_free = f"{free / 1e6:,.1f} MB free"
+        raise UserError(f"the disk of {folder} is full ({told_free}): {remedy}") from error

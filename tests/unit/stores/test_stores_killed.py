@@ -1,0 +1,311 @@
+"""Killed at any instant, on a full disk, by another number of ranks: nothing is lost, nothing is
+computed twice, nothing is half."""
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.ranks import run_ranks
+from helpers.stores import computing, keys_of, manifest_of, table
+from latentsmith.errors import UserError
+from latentsmith.stores.base import open_store
+from latentsmith.stores.build import build_store
+from latentsmith.stores.layout import committed
+from latentsmith.stores.verify import verify_store
+from latentsmith.stores.writer import ShardWriter
+
+COUNT, PER = 60, 4
+
+# Rows are computed slowly enough for a kill to fall anywhere; each computed batch is logged first.
+WRITER = """
+import os, sys, time, torch
+sys.path[:0] = [{tests!r}]
+from helpers.stores import computing, keys_of, manifest_of, table
+from latentsmith.stores.build import build_store
+known = table({count})
+good = computing(known, {{7: "broken"}})
+def compute(rows):
+    time.sleep(0.004)
+    with open(sys.argv[2], "a") as log:
+        log.write(" ".join(map(str, rows.tolist())) + "\\n")
+    return good(rows)
+pid = 0
+while pid == 0 or os.waitpid(pid, 0)[1] != 0:
+    # children are killed, for starting Python costs seconds; torch is imported once
+    pid = os.fork()
+    if pid == 0:
+        print("go", flush=True)
+        print(os.getpid(), flush=True)
+        build_store(sys.argv[1], manifest_of(known), keys_of({count}), compute,
+                    batch_size=2, rows_per_shard={per}, backend=sys.argv[3])
+        os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("backend", ["shards", "lmdb"])
+def test_killed_at_random_points_nothing_is_lost_or_made_twice(tmp_path, backend):
+    path, log = tmp_path / "store", tmp_path / "log"
+    script = WRITER.format(tests=str(Path(__file__).parents[2]), count=COUNT, per=PER)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, path, log, backend], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    rng, kills, seen = random.Random(0), 0, []
+    log.touch()
+    for line in parent.stdout:
+        if line.strip() == "go":
+            child = int(parent.stdout.readline())
+            before = committed_rows(path, backend)
+            begun = len(log.read_text().splitlines())
+            seen.append((before, begun))
+            if kills < 12:
+                goal = len(before) + PER * rng.randint(0, 2)
+                wait_for(lambda goal=goal: len(committed_rows(path, backend)) >= goal, child)
+                time.sleep(rng.uniform(0.0, 0.02))
+                with contextlib.suppress(ProcessLookupError):  # it was faster
+                    os.kill(child, signal.SIGKILL)
+                kills += 1
+    assert parent.wait(60) == 0
+    lines = [[int(x) for x in text.split()] for text in log.read_text().splitlines()]
+    for before, begun in seen:
+        again = before & {row for rows in lines[begun:] for row in rows}
+        assert not again, f"committed rows {sorted(again)} were computed again"
+    middle = {len(before) for before, _ in seen} - {0, COUNT}
+    assert len(middle) > 2, "hardly a kill fell into the middle"
+    store = open_store(path)
+    assert verify_store(path).ok and dict(store.unreadable) == {7: "broken"}
+    kept = torch.tensor([row for row in range(COUNT) if row != 7])
+    for name, (values, _) in table(COUNT).items():
+        assert torch.equal(
+            store.gather(kept)[name], values[kept].to(store.manifest.fields[name].dtype)
+        )
+    assert not list(path.glob(".*.tmp")), "what killed writers left behind was removed"
+
+
+def wait_for(reached, child: int) -> None:
+    """Until something was reached, or the writer is no more."""
+    with contextlib.suppress(ProcessLookupError):
+        while not reached():
+            os.kill(child, 0)
+            time.sleep(0.002)
+
+
+def committed_rows(path: Path, backend: str) -> set[int]:
+    """Rows that a reader of the disk would call safe."""
+    if backend == "shards":
+        done = [s for s in range(COUNT // PER) if committed(path, s) is not None]
+    else:
+        done = lmdb_chunks(path)
+    return {row for shard in done for row in range(shard * PER, (shard + 1) * PER)}
+
+
+def lmdb_chunks(path: Path) -> list[int]:
+    """Looked at in a copy: this process may not hold the file while a child writes."""
+    import lmdb
+
+    from latentsmith.stores.lmdb import chunk_key
+
+    if not (path / "data.mdb").exists():
+        return []
+    copy = path.parent / "copy.mdb"
+    shutil.copy(path / "data.mdb", copy)
+    try:
+        with (
+            lmdb.open(str(copy), subdir=False, readonly=True, lock=False) as env,
+            env.begin() as txn,
+        ):
+            return [s for s in range(COUNT // PER) if txn.get(chunk_key(s)) is not None]
+    except lmdb.Error:  # copied while it was being made
+        return []
+
+
+def arguments(known, unreadable=()):
+    return manifest_of(known), keys_of(COUNT), computing(known, dict.fromkeys(unreadable, "gone"))
+
+
+@pytest.mark.parametrize("call", range(1, 12))
+def test_a_disk_that_fills_up_is_told_and_the_store_goes_on(tmp_path, monkeypatch, call):
+    """Every fsync in turn fails as on a full disk."""
+    known, fsync, calls = table(COUNT), os.fsync, []
+
+    def full(fd):
+        calls.append(fd)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+    manifest, keys, compute = arguments(known)
+    with pytest.raises(UserError, match=r"disk of .* is full .*free some and run the same command"):
+        build_store(tmp_path / "s", manifest, keys, compute, batch_size=5, rows_per_shard=20)
+    assert not list((tmp_path / "s").glob(".*.tmp"))
+    assert build_store(tmp_path / "s", manifest, keys, compute, rows_per_shard=20)
+    assert verify_store(tmp_path / "s").ok
+
+
+@pytest.mark.parametrize("backend", ["shards", "lmdb"])
+def test_a_disk_that_is_really_full(tmp_path, backend):
+    """On a file system of 1 MB, where one may be mounted without being root."""
+    script = f"""
+import sys, pathlib; sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
+from unittest import mock
+from helpers.stores import *
+import torch
+from latentsmith.errors import UserError
+from latentsmith.stores.verify import verify_store
+known = {{"vector": (torch.randn(64, 16384), "float32")}}  # 4 MB
+def go(path):
+    return build_store(path, manifest_of(known, "vectors"), keys_of(64), computing(known),
+                       batch_size=4, rows_per_shard=4, backend={backend!r})
+small = pathlib.Path(sys.argv[1])
+try:
+    go(small / "s")
+except UserError as error:
+    assert "4.2 MB are needed" in str(error), error
+else:
+    raise AssertionError("room was not looked at")
+with mock.patch("latentsmith.stores.build.require_free"):
+    try:
+        go(small / "s")
+    except UserError as error:
+        assert "is full" in str(error) and "run the same command" in str(error), error
+    else:
+        raise AssertionError("4 MB on 1 MB")
+import shutil; shutil.copytree(small / "s", small.parent / "larger")
+assert go(small.parent / "larger") and verify_store(small.parent / "larger").ok
+print("went on")
+"""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    inner = (
+        f'mount -t tmpfs -o size=1m none {mount} || exit 77; exec {sys.executable} -c "$1" {mount}'
+    )
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare")
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh", script],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode in (1, 77) and "Traceback" not in done.stderr:
+        pytest.skip(f"no file system of our own: {done.stderr.strip()}")
+    assert done.returncode == 0 and "went on" in done.stdout, done.stderr
+
+
+def test_no_room_is_seen_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    known = table(COUNT)
+    manifest, keys, _ = arguments(known)
+    with pytest.raises(UserError, match=r"needed in .* for 60 rows of 0\.1 kB, but only 0\.0 MB"):
+        build_store(tmp_path / "s", manifest, keys, lambda rows: 1 / 0)
+    write_half(tmp_path / "t", known, monkeypatch)
+
+
+def write_half(path, known, monkeypatch):
+    """What is already there needs no room."""
+    manifest, keys, compute = arguments(known)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9e9, 0, 9e9))
+    build_store(path, manifest, keys, compute, rows_per_shard=30)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    assert build_store(path, manifest, keys, compute, rows_per_shard=30)
+
+
+def test_ranks_own_every_wth_shard_and_another_number_may_go_on(tmp_path):
+    known = table(COUNT)
+    manifest, keys, _ = arguments(known)
+    done = []
+
+    def only(rank, world_size, shards):
+        writer = ShardWriter(
+            tmp_path / "s", manifest, keys, rows_per_shard=7, rank=rank, world_size=world_size
+        )
+        assert set(writer.owned()) == {s for s in range(9) if s % world_size == rank}
+        for shard in [s for s in writer.missing() if s in shards]:
+            rows = writer.positions(shard)
+            writer.write(shard, {n: v[rows.start : rows.stop] for n, (v, _) in known.items()})
+            done.append(shard)
+        return writer
+
+    assert not only(1, 3, {1, 4}).finish()
+    with pytest.raises(ValueError, match="shard 3 is not of rank 1 of 3"):
+        only(1, 3, set()).write(3, {})
+    assert only(0, 2, {0, 2}).missing() == [6, 8]
+    assert only(1, 2, {3, 5, 7}).missing() == []
+    with pytest.raises(UserError, match="2 of 9 shards are missing"):
+        open_store(tmp_path / "s")
+    assert only(0, 1, {6, 8}).finish()
+    assert sorted(done) == list(range(9)), "each shard was written once"
+    assert torch.equal(
+        open_store(tmp_path / "s").gather(torch.arange(COUNT))["label"], torch.arange(COUNT)
+    )
+
+
+def build_on_rank(rank, world_size, folder):
+    """Everything ranks do together, in one start of processes."""
+    folder, known, asked = Path(folder), table(COUNT), []
+    manifest, keys, compute = arguments(known, {11})
+
+    def counted(rows):
+        asked.extend(rows.tolist())
+        time.sleep(0.02 * (world_size - rank))  # the first is the slowest
+        return compute(rows)
+
+    def build(name, compute=counted, keys=keys):
+        return build_store(
+            folder / name, manifest, keys, compute, batch_size=4, rows_per_shard=7,
+            rank=rank, world_size=world_size, progress=lambda *_: None,
+        )  # fmt: skip
+
+    def failing(rows):
+        if rank == 1:
+            raise UserError("the encoder is ill")
+        return compute(rows)
+
+    result = {"finished": build("s"), "asked": list(asked)}
+    store = open_store(folder / "s")  # no rank is too early
+    result["label"] = store.gather(torch.arange(12, COUNT))["label"]
+    for name, kwargs in {"ill": {"compute": failing}, "s": {"keys": keys[::-1]}}.items():
+        try:
+            build(name, **kwargs)
+        except UserError as error:
+            result[name] = str(error)
+    asked.clear()
+    result["again"] = build("ill"), list(asked)
+    return result
+
+
+def test_two_processes_write_one_store(tmp_path):
+    results = run_ranks(build_on_rank, 2, str(tmp_path))
+    shards = [range(s * 7, min(s * 7 + 7, COUNT)) for s in range(9)]
+    for rank, found in enumerate(results):
+        own = [row for shard in shards[rank::2] for row in shard]
+        assert found["finished"] and found["asked"] == own
+        assert found["label"].tolist() == list(range(12, COUNT))
+        assert "process 1: the encoder is ill" in found["ill"]
+        assert "holds another store: keys" in found["s"]
+        assert found["again"] == (True, own if rank == 1 else [])
+    assert verify_store(tmp_path / "s").ok and verify_store(tmp_path / "ill").ok
+    assert dict(open_store(tmp_path / "s").unreadable) == {11: "gone"}
+    assert not list(tmp_path.glob("*/failed-*"))
+
+
+def test_jobs_without_a_process_group_finish_whoever_is_last(tmp_path):
+    known = table(COUNT)
+    manifest, keys, compute = arguments(known)
+    done = [
+        build_store(
+            tmp_path / "s", manifest, keys, compute, rows_per_shard=7, rank=rank, world_size=3
+        )
+        for rank in (2, 0, 1)
+    ]
+    assert done == [False, False, True] and verify_store(tmp_path / "s").ok
