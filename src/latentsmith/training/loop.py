@@ -59,6 +59,7 @@ def fit(
     *,
     val_batch: Batch | None = None,
     identity: dict[str, Any] | None = None,
+    until: int | None = None,
 ) -> FitResult:
     """Train ``task`` until ``cfg.samples``; called again on the same folder, go on or return.
 
@@ -69,6 +70,8 @@ def fit(
             (each takes its part). None: no validation.
         identity: JSON-able; what else the result depends on (model and loss settings, digests of
             frozen weights). Resuming under another identity is refused.
+        until: end this leg after so many samples, saved, to be gone on with by another call:
+            learning rate and whatever else follows the progress know of the whole run only.
 
     Raises:
         UserError: settings that cannot work, changed conditions, disk full, too many NaNs.
@@ -77,8 +80,9 @@ def fit(
     keep_heap()
     team = Team.join(several_objectives=len(task.objectives()) > 1)
     loop = Loop(task, cfg, Path(folder), team, val_batch)
+    loop.goal = cfg.samples if until is None else min(until, cfg.samples)
     loop.resume(conditions(cfg, batches.fingerprint, identity or {}))
-    if loop.state.samples < cfg.samples:
+    if loop.state.samples < loop.goal:
         loop.train(batches)
     return loop.result()
 
@@ -91,6 +95,7 @@ class Loop:
     ):
         self.task, self.cfg, self.folder, self.team = task.to(team.device), cfg, folder, team
         self.root = folder / "checkpoints"
+        self.goal = cfg.samples
         self.objectives = check_objectives(task)
         params, buffers = trainable(task), saved_buffers(task)
         floats = [b for b in buffers.values() if b.is_floating_point()]
@@ -125,7 +130,7 @@ class Loop:
             self.state.load(*found)
 
     def train(self, batches: BatchSource) -> None:
-        """Go on to the end, or to an interruption."""
+        """Go on to the goal, or to an interruption."""
         state, cfg = self.state, self.cfg
         self.team.on_main(self._preflight)
         self.engine.prepare()
@@ -136,11 +141,11 @@ class Loop:
                 if state.samples == 0:
                     with self.report.pause():
                         self.validate()
-                while state.samples < cfg.samples:
+                while state.samples < self.goal:
                     stopping = self.engine.step(self._next(stream), stop)
                     state.seconds = earlier + time.monotonic() - began
                     self._cadence(stopping)
-                    if stopping and state.samples < cfg.samples:
+                    if stopping and state.samples < self.goal:
                         raise self._interruption(stop)
             finally:
                 self.engine.enable(list(state.params.values()))
@@ -171,7 +176,7 @@ class Loop:
         """What is due after a step: record, then validation, then checkpoint, so that whatever a
         checkpoint's run has logged lies before it."""
         state, cfg = self.state, self.cfg
-        over = state.samples >= cfg.samples
+        over = state.samples >= self.goal
         self.report.beat(state.samples)
         if self._due(cfg.log_every) or over:
             self.report.record(state)

@@ -121,6 +121,19 @@ def test_other_data_are_refused(tmp_path, monkeypatch):
         toy_fit("denoiser", tmp_path)
 
 
+def test_legs_are_one_training_whatever_follows_its_progress(tmp_path):
+    settings = {
+        **EVERYTHING,
+        "log_every": 8,
+        "schedule": "cosine",
+    }  # the learning rate knows the whole length
+    toy_fit("adversarial", tmp_path / "whole", **settings)
+    for until, samples in ((16, 16), (41, 48), (48, 48), (None, 64), (24, 64)):
+        _, leg = toy_fit("adversarial", tmp_path / "legs", until=until, **settings)
+        assert leg.samples == samples
+    assert_same_run(tmp_path / "whole", tmp_path / "legs")
+
+
 def test_a_longer_run_goes_on_and_says_so(tmp_path, capsys):
     toy_fit("denoiser", tmp_path / "a", schedule="constant")
     capsys.readouterr()

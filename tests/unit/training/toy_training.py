@@ -159,6 +159,7 @@ def toy_fit(
     *,
     on_batch: Callable[[int], None] = lambda start: None,
     poison: tuple[int, ...] = (),
+    until: int | None = None,
     **settings: Any,
 ) -> tuple[Task, FitResult]:
     """`fit` of a toy task on its batches, as this process of however many."""
@@ -166,7 +167,9 @@ def toy_fit(
     cfg, task = config(**settings), TASKS[name]()
     source = Source(cfg.batch_size, rank, world_size, on_batch, poison)
     held_out = Source(8).batch(1000)
-    return task, fit(task, source, cfg, folder, val_batch=held_out, identity={"task": name})
+    identity = {"task": name}
+    result = fit(task, source, cfg, folder, val_batch=held_out, identity=identity, until=until)
+    return task, result
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from latentsmith.config.saved import to_dict
 from latentsmith.data.order import rank_slice
 from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.encoders.pixel_pca import PixelPCA
+from latentsmith.errors import UserError
 from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.card_file import save_card
@@ -234,6 +235,11 @@ class _Trainer:
             until=samples,
         )
         self.seconds = result.seconds
+        if score is not None and result.samples >= samples + self.train.batch_size:
+            raise UserError(
+                f"{self.place} has been trained to {result.samples:,} samples and its score at "
+                f"{samples:,} is gone: delete {self.place} to train this generator again"
+            )
         with result.ema.swapped_in() if result.ema is not None else nullcontext():
             self._score_and_save(result, samples, score)
 

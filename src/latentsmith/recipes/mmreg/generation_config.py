@@ -48,12 +48,6 @@ class GenerationConfig:
                 f"score_at holds {late}, after the end of training at train.samples="
                 f"{self.train.samples}: lower it, or train longer"
             )
-        if self.milestones()[:-1] and self.train.schedule != "constant":
-            raise ValueError(
-                f"train.schedule is {self.train.schedule!r}, which ties every score to the length "
-                "of the whole run: scores along the way need schedule=constant (the moving "
-                "average takes the decay's part)"
-            )
 
     def milestones(self) -> list[int]:
         """Samples seen at every score, the last being the end of training."""
