@@ -248,4 +248,4 @@ def _put(
     for name, buffer in values.items():
         if len(found[name]) != len(kept):
             raise ValueError(f"{len(found[name])} rows of {name} for {len(kept)} readable samples")
-        buffer[kept - first] = found[name].to("cpu", buffer.dtype)
+        buffer.index_copy_(0, kept - first, found[name].to("cpu", buffer.dtype))
