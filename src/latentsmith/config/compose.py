@@ -8,6 +8,7 @@ Order, later wins: defaults of the config classes, the recipe's ``config.yaml``,
 * a choice anywhere is picked by its dotted path (``more_references.pca=pixel_pca`` means
   ``+encoder@more_references.pca=pixel_pca``), and ``path=null`` takes an optional one away;
 * new entries of dict settings need no ``+``;
+* ``when: {loss=pearson: {weight: 0.1}}`` in a preset holds for that option of the choice only;
 * what a preset sets *inside* a choice belongs to the option it chose: with ``scale=laptop
   encoder=dinov2`` DINOv2 does not get the resolution that the scale gave its own encoder. Settings
   that every kind of the family has (a loss's ``weight``) stay.
@@ -127,6 +128,7 @@ def _compose_values(
     config = tree.changeable(tree.compose_tree(nodes, lines))
     for choice in swapped:
         _forget_old_option(nodes, config, choice)
+    _apply_when(config)
     values = tree.plain(config)
     for g in given:
         if g.choice is None and _check(nodes, g, values, problems):
@@ -219,6 +221,20 @@ def _forget_old_option(nodes: Nodes, config: DictConfig, choice: Choice) -> None
             node[name] = own[name]
         elif name not in own and name in others:
             node.pop(name)
+
+
+def _apply_when(config: DictConfig) -> None:
+    """Merge what presets say for one option of a choice: ``when: {loss=pearson: {weight: 0.1}}``.
+
+    Raises ValueError for an entry that names no choice: a mistake in a preset.
+    """
+    for condition, settings in (config.pop("when", None) or {}).items():
+        path, equals, option = str(condition).partition("=")
+        node = tree.get(config, path)
+        if not equals or not isinstance(node, DictConfig) or "kind" not in node:
+            raise ValueError(f"when: {condition!r} in a preset names no choice (loss=pearson does)")
+        if node["kind"] == option:
+            tree.put(config, path, settings)
 
 
 def _put_null(nodes: Nodes, config: DictConfig, values: dict[str, Any], path: str) -> None:

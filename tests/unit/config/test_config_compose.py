@@ -105,7 +105,7 @@ def test_the_last_of_two_overrides_holds():
 
 
 def test_choices_of_tells_where_each_group_stands():
-    choices = choices_of("toy", ["scale=laptop", "engine=diesel"])
+    choices = choices_of("toy", ["experiment=when", "engine=diesel"])
     assert choices["scale"] == "laptop"
     assert choices["engine"] == "diesel"
     assert choices["engine@more.rival"] == "diesel"
@@ -142,3 +142,27 @@ def test_what_all_kinds_of_a_family_share_stays_when_one_is_swapped():
     before = compose("toy", ["scale=smoke"]).engine.oiled
     assert before != Steam().oiled
     assert compose("toy", ["scale=smoke", "engine=diesel"]).engine.oiled == before
+
+
+def test_what_a_preset_says_of_one_option_holds_for_it_alone():
+    """experiment=when has ``when: {engine=diesel: {injection: chamber}}`` and more."""
+    assert compose("toy", ["experiment=when"]).engine == Steam()
+    assert compose("toy", ["experiment=when", "engine=diesel"]).engine == Diesel(
+        injection="chamber"
+    )
+    typed = compose("toy", ["experiment=when", "engine=diesel", "engine.injection=direct"])
+    assert typed.engine == Diesel(injection="direct")
+    assert compose("toy", ["experiment=when", "law=teacher"]).law == Teacher(
+        engine=Diesel(oiled=False)
+    )
+    filled = compose("toy", ["experiment=when", "engine=loaded"]).engine
+    assert filled.fuel == Path("shed"), "required settings may come from there too"
+
+
+def test_a_condition_that_names_no_choice_is_a_mistake_in_the_preset():
+    from omegaconf import OmegaConf
+
+    from latentsmith.config.compose import _apply_when
+
+    with pytest.raises(ValueError, match="names no choice"):
+        _apply_when(OmegaConf.create({"when": {"pretrain=x": {"samples": 1}}, "pretrain": {}}))
