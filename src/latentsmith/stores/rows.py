@@ -19,9 +19,9 @@ def check_rows(store: FeatureStore, rows: Tensor) -> None:
         raise ValueError(f"rows are int64 [B], not {rows.dtype} {list(rows.shape)}")
     if not len(rows):
         return
-    low, high = rows.aminmax()
+    low, high = (int(row) for row in rows.aminmax())
     if low < 0 or high >= len(store):
-        wrong = int(low) if low < 0 else int(high)
+        wrong = low if low < 0 else high
         raise UserError(f"row {wrong} of {store.path}: it has rows 0 to {len(store) - 1}")
     refuse_unreadable(store, rows)
 
