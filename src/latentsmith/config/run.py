@@ -190,12 +190,16 @@ class Run:
         return self._marker(name).is_file()
 
     def mark_done(self, name: str, summary: dict[str, Any] | None = None) -> None:
-        """Mark a stage finished. ``summary``: JSON-able facts later stages and reports read."""
+        """Mark a stage finished.
+
+        Args:
+            summary: facts later stages and reports read: JSON-able, and `Path`, which is kept as
+                seen from the run's folder, so that it holds when that is moved or read from
+                another working folder.
+        """
         if self.writable:
-            write_json(
-                self._marker(name),
-                {"stage": name, "finished": _now(), "summary": summary or {}},
-            )
+            kept = _paths_out(summary or {}, self.path)
+            write_json(self._marker(name), {"stage": name, "finished": _now(), "summary": kept})
 
     @property
     def finished(self) -> bool:
@@ -208,13 +212,13 @@ class Run:
             write_json(self.path / "finished.json", {"finished": _now()})
 
     def summary(self, name: str) -> dict[str, Any]:
-        """What a finished stage left. Raises UserError when it is not finished."""
+        """What a finished stage left, paths as text. Raises UserError when it is not finished."""
         if not self.stage_done(name):
             raise UserError(
                 f"stage {name!r} of {self.path} is not done; run it first: latentsmith train "
                 f"{self.config.kind}.{name} --out {self.path}"
             )
-        return json.loads(self._marker(name).read_text())["summary"]
+        return _paths_in(json.loads(self._marker(name).read_text())["summary"], self.path)
 
     def _marker(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"
@@ -252,6 +256,24 @@ class Run:
                     ]
                 )
             )
+
+
+def _paths_out(value: Any, folder: Path) -> Any:
+    """JSON-able: each `Path` as ``{"path": <as seen from folder>}``."""
+    if isinstance(value, Path):
+        return {"path": os.path.relpath(value, folder)}
+    if isinstance(value, dict):
+        return {key: _paths_out(v, folder) for key, v in value.items()}
+    return [_paths_out(v, folder) for v in value] if isinstance(value, list) else value
+
+
+def _paths_in(value: Any, folder: Path) -> Any:
+    """What `_paths_out` was given, paths as text."""
+    if isinstance(value, dict):
+        if value.keys() == {"path"}:
+            return os.path.normpath(folder / value["path"])
+        return {key: _paths_in(v, folder) for key, v in value.items()}
+    return [_paths_in(v, folder) for v in value] if isinstance(value, list) else value
 
 
 def _is_run(path: Path) -> bool:

@@ -50,6 +50,20 @@ def test_a_run_folder_holds_settings_words_and_manifest():
     assert loaded.config == config and loaded.overrides == words and not loaded.writable
 
 
+def test_paths_in_a_summary_move_with_the_run(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    inside, beside = Path("sweep/run/training/x"), Path("sweep/shared/1")
+    with Run.open("sweep/run", compose("toy", ["scale=smoke"])) as run:
+        run.mark_done("pretrain", {"n": [{"model": inside, "start": beside}], "page": "x.html"})
+    assert run.summary("pretrain")["n"] == [{"model": str(inside), "start": str(beside)}]
+    (tmp_path / "a" / "sweep").rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    found = Run.load(tmp_path / "moved" / "run").summary("pretrain")
+    models = {"model": str(tmp_path / "moved/run/training/x")}
+    assert found == {"n": [models | {"start": str(tmp_path / "moved/shared/1")}], "page": "x.html"}
+
+
 def test_going_on_with_the_same_settings_adds_a_session():
     config = compose("toy", ["scale=smoke"])
     with Run.open("here", config) as run:

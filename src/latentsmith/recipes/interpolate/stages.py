@@ -60,7 +60,7 @@ def interpolate(cfg: InterpolateConfig, run: Run) -> None:
     save_images(images, run.path / "images", names)
     save_grid(images, run.path / "paths.png", columns=cfg.steps)
     write_json(run.path / "paths.json", {"settings": to_dict(cfg), "path": kind, "ends": ends})
-    run.mark_done("paths", {"images": str(run.path / "images")})
+    run.mark_done("paths", {"images": run.path / "images"})
     log.info("%d paths of %d images in %s", len(start), cfg.steps, run.path / "paths.png")
 
 

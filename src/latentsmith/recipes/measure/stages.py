@@ -47,7 +47,7 @@ def measure(cfg: MeasureConfig, run: Run) -> None:
     report = _report(cfg, autoencoder, measured)
     page = write_card(run.path, report)
     run.note("data", {d.name: {"digest": d.digest, "origin": d.origin} for d in (train, val)})
-    run.mark_done("card", {"page": str(page), "digest": autoencoder.digest()})
+    run.mark_done("card", {"page": page, "digest": autoencoder.digest()})
     print_verdict(report, page)
 
 

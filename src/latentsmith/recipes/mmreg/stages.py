@@ -159,8 +159,8 @@ class Pipeline:
             else:
                 self._export(autoencoder, place / "model")
         summary = {
-            "model": str(place / "model"),
-            "training": str(place),
+            "model": place / "model",
+            "training": place,
             "samples": result.samples,
             "seconds": round(result.seconds, 1),
             "ema": result.ema is not None,
@@ -272,6 +272,6 @@ class Pipeline:
         """Always written anew: it costs a second and follows the code."""
 
         def work() -> None:
-            run.mark_done("report", {"page": str(write(self.cfg, run))})
+            run.mark_done("report", {"page": write(self.cfg, run)})
 
         self.team.on_main(work)

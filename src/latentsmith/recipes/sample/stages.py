@@ -55,7 +55,7 @@ def sample(cfg: SampleConfig, run: Run) -> None:
         "images": [{"file": f"{n}.png", "class": c} for n, c in zip(names, classes, strict=True)],
     }
     write_json(run.path / "samples.json", record)
-    run.mark_done("samples", {"images": str(run.path / "images"), "count": cfg.count})
+    run.mark_done("samples", {"images": run.path / "images", "count": cfg.count})
     log.info("%d images in %s", cfg.count, run.path / "images")
     log.info("a grid in %s", run.path / "samples.png")
 
