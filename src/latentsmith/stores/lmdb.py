@@ -107,7 +107,7 @@ class LmdbStore:
             self._keys = KeyTable.of(sorted(_samples(txn, self._suffixes)))
             if not len(self._keys):
                 raise UserError(f"{self.path} holds no record whose key ends as {self._suffixes}")
-            content: Content = "tokens" if "tokens" in fields else "latents"
+            content: Content = "tokens" if set(fields) == {"tokens"} else "latents"
             count = len(self._keys)
             source = {"name": self.path.name, "digest": self._keys.digest(), "count": count}
             self.manifest = StoreManifest(content, dict(fields), count, {}, source)

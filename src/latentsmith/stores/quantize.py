@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 LEVELS = 255
+CHUNK = 1 << 16
+"""Numbers coded in one go: they are to stay in the processor's cache."""
+
 CODE, SCALE, OFFSET = "", ".scale", ".offset"
 """Suffixes of the three stored parts of a field."""
 
@@ -36,15 +39,27 @@ def _lines(values: Tensor) -> int:
 def quantize(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes int8 [B, …], scale and offset float32 [B, channels…] of finite ``values`` [B, …]."""
     shape = tuple(values.shape[1:])
-    if not len(values):
-        none = torch.empty(0, *channel_shape(shape))
-        return values.to(torch.int8), none, none
-    flat = values.float().reshape(len(values), _lines(values), *channel_shape(shape))  # [B, n(, D)]
-    low, high = flat.aminmax(dim=1)  # [B(, D)]
-    scale = (high.double() - low.double()) / LEVELS  # a range of float32 may overflow float32
-    steps = (flat.double() - low[:, None].double()) / torch.where(scale > 0, scale, 1)[:, None]
-    code = steps.round().clamp(0, LEVELS) - 128
-    return code.to(torch.int8).reshape(values.shape), scale.float(), low
+    code = torch.empty(values.shape, dtype=torch.int8)
+    scale, offset = torch.empty(2, len(values), *channel_shape(shape)).unbind()
+    rows = max(CHUNK // max(math.prod(shape), 1), 1)
+    for begin in range(0, len(values), rows):
+        part = slice(begin, begin + rows)
+        _quantize(values[part], code[part], scale[part], offset[part])
+    return code, scale, offset
+
+
+def _quantize(values: Tensor, code: Tensor, scale: Tensor, offset: Tensor) -> None:
+    """The same for a few rows, into tensors."""
+    # differences of float16 are exact in float32; those of wider types may overflow there
+    exact = torch.float32 if values.dtype == torch.float16 else torch.float64
+    channels = channel_shape(tuple(values.shape[1:]))
+    flat = values.to(exact).reshape(len(values), _lines(values), *channels)  # [b, n(, D)]
+    low, high = flat.aminmax(dim=1)  # [b(, D)]
+    step = (high - low) / LEVELS
+    steps = (flat - low[:, None]).div_(torch.where(step > 0, step, 1)[:, None])
+    code.copy_(steps.round_().clamp_(0, LEVELS).sub_(128).reshape(values.shape))
+    scale.copy_(step)
+    offset.copy_(low)
 
 
 def dequantize(

@@ -162,7 +162,7 @@ class _Check:
             return
         if len(keys) != len(self.store):
             self.say(f"{len(self.store):,} rows, but {len(keys):,} keys")
-        lost = [key for row, key in enumerate(keys) if keys.index(key) != row]
+        lost = [key for row, key in enumerate(keys) if keys.find(key) != row]
         if lost:
             self.say(f"keys {listed(lost)} are not found where they are")
         own = keys.digest()
