@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from helpers.tiny_models import tiny_dinov2
 from latentsmith.autoencoders.kl import KLAutoencoderConfig
 from latentsmith.cli import main
 from latentsmith.config.run import Run
@@ -222,3 +223,39 @@ def test_a_sweep_over_losses_and_seeds_makes_one_table(tmp_path, capsys):
         for arm in ARMS
     }
     assert len(places) == 1
+
+
+def test_generators_aligned_with_a_teacher(tmp_path):
+    """REPA as a switch: tokens from a store, the projector trained beside and left behind."""
+    folder = tmp_path / "aligned"
+    source = tiny_dinov2(tmp_path / "dino")
+    words = [
+        "generation.teacher=dinov2", f"generation.teacher.source={source}",
+        "generation.teacher.resolution=28", "generation.score_at=[]",
+        "generation.diffusion.alignment={weight: 0.5, block: 1, hidden: 8}",
+    ]  # fmt: skip
+    for stage in ("references", "pretrain", "baseline", "generator-baseline"):
+        assert main(["train", f"mmreg.{stage}", *ARGS[2:], *words, "--out", str(folder)]) in (
+            0,
+            None,
+        )
+    place = folder / "training" / "generator-baseline-0"
+    records = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    aligned = [r["denoiser/alignment"] for r in records if r["kind"] == "train"]
+    assert len(aligned) == 4 and all(0 < value < 2 for value in aligned)
+    exported = load_file(place / "generator" / "backbone" / "diffusion_pytorch_model.safetensors")
+    assert not [name for name in exported if "projector" in name]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generation.teacher=dinov2"], "REPA needs both"),
+        (["generation.diffusion.alignment={weight: 0.5, block: 1}"], "no teacher is set"),
+        (["generation.score_at=[64,32]"], "must rise"),
+        (["generation.score_at=[65]"], "after the end of training"),
+    ],
+)
+def test_settings_that_cannot_work_together(words, said, capsys):
+    assert main([*ARGS, *words, "--dry-run"]) == 2
+    assert said in capsys.readouterr().err

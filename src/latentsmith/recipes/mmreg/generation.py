@@ -21,6 +21,7 @@ from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
 from latentsmith.data.order import rank_slice
 from latentsmith.diffusion.task import DiffusionTask
+from latentsmith.encoders.base import Encoder
 from latentsmith.encoders.pixel_pca import PixelPCA
 from latentsmith.errors import UserError
 from latentsmith.metrics.base import Stamp
@@ -34,6 +35,7 @@ from latentsmith.recipes.mmreg.inputs import Inputs
 from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
 from latentsmith.sampling.pairing import Pairing
 from latentsmith.stores.base import FeatureStore
+from latentsmith.stores.features import cache_tokens
 from latentsmith.stores.latents import cache_latents
 from latentsmith.stores.source import StoreBatches
 from latentsmith.training.config import TrainConfig
@@ -86,6 +88,7 @@ class GenerationStages:
         may draw its own sample."""
         for name in arms:
             self._arm(run, name)
+        self._teacher(run)
         self.team.on_main(lambda: run.mark_done("latents"))
 
     def _arm(self, run: Run, name: str) -> Arm:
@@ -104,6 +107,22 @@ class GenerationStages:
         )
         return Arm(name, autoencoder, folder, store)
 
+    def _teacher(self, run: Run) -> FeatureStore | None:
+        """The teacher's tokens of the training images, where the generators are aligned (REPA)."""
+        config = self.settings.teacher
+        if config is None:
+            return None
+        encoder = config.build().to(self.team.device)
+        return cache_tokens(
+            encoder,
+            self.inputs.train,
+            self.inputs.spaces.transform,
+            run.place("teacher-tokens", {"teacher": encoder.fingerprint()}),
+            batch_size=self.cfg.evaluate.card.batch_size,
+            rank=self.team.rank,
+            world_size=self.team.world_size,
+        )
+
     # Training and scoring -------------------------------------------------------------------------
 
     def generate(self, run: Run, name: str) -> None:
@@ -111,16 +130,16 @@ class GenerationStages:
         stage = f"generator-{name}"
         if self.team.on_main(lambda: run.stage_done(stage)):
             return
-        arm = self._arm(run, name)
-        found = [self._one(run, arm, seed) for seed in range(self.settings.seeds)]
+        arm, teacher = self._arm(run, name), self._teacher(run)
+        found = [self._one(run, arm, teacher, seed) for seed in range(self.settings.seeds)]
         self.team.on_main(lambda: run.mark_done(stage, {"generators": found}))
 
-    def _one(self, run: Run, arm: Arm, seed: int) -> dict[str, Any]:
+    def _one(self, run: Run, arm: Arm, teacher: FeatureStore | None, seed: int) -> dict[str, Any]:
         """One generator: train to each milestone, score there, save at the end."""
         train = self._train_config(seed)
         identity = self._identity(arm, train)
         place = run.place(f"generator-{arm.name}-{seed}", identity)
-        trainer = _Trainer(self, arm, train, place, identity)
+        trainer = _Trainer(self, arm, teacher, train, place, identity)
         scores = {}
         for samples in self.settings.milestones():
             file = place / "scores" / str(samples)
@@ -171,26 +190,29 @@ class GenerationStages:
             detail={"arm": arm.name, "samples": samples, "guidance": g.guidance.kind},
         )
         card = LatentCard(figures={"samples": images[:SHOWN]})
-        for space, (features, reference) in self._feature_spaces.items():
-            found = torch.cat([features(x) for x in images.split(g.batch_size)])
-            rows = gather_rows(found)
-            resamples = self.cfg.evaluate.card.resamples
+        for encoder, reference in self._feature_spaces:
+            parts = [encoder.vector(x.to(team.device)).cpu() for x in images.split(g.batch_size)]
             card.extend(
-                measure_generation(rows, reference, space=space, stamp=stamp, resamples=resamples)
+                measure_generation(
+                    gather_rows(torch.cat(parts)),
+                    reference,
+                    space=encoder.name,
+                    stamp=stamp,
+                    encoder=encoder.fingerprint(),
+                    resamples=self.cfg.evaluate.card.resamples,
+                )
             )
         return card
 
     @cached_property
-    def _feature_spaces(self) -> dict[str, tuple[Callable[[Tensor], Tensor], GenerationReference]]:
-        """Encoder name → (images to features, the held-out images' features). Pixel PCA only where
-        there is no network."""
-        spaces, device = self.inputs.spaces, self.team.device
+    def _feature_spaces(self) -> list[tuple[Encoder, GenerationReference]]:
+        """Encoders with the held-out images' features. Pixel PCA only where there is no network."""
+        spaces = self.inputs.spaces
         networks = {n: e for n, e in spaces.encoders.items() if not isinstance(e, PixelPCA)}
-        found = {}
+        found = []
         for name, encoder in (networks or spaces.encoders).items():
             rows = spaces.raw_vectors(name, self.inputs.val)
-            real = GenerationReference.of(rows[rows.isfinite().all(1)], encoder.name)
-            found[encoder.name] = (lambda x, e=encoder: e.vector(x.to(device)).cpu(), real)
+            found.append((encoder, GenerationReference(rows[rows.isfinite().all(1)], encoder.name)))
         return found
 
 
@@ -201,6 +223,7 @@ class _Trainer:
         self,
         stages: GenerationStages,
         arm: Arm,
+        teacher: FeatureStore | None,
         train: TrainConfig,
         place: Path,
         identity: dict[str, Any],
@@ -212,12 +235,18 @@ class _Trainer:
         shape = arm.autoencoder.latent_shape(cfg.transform.resolution)
         self.backbone = backbone.build(shape, len(self.classes) if self.classes else None)
         normalizer = arm.autoencoder.require_normalizer()
-        self.task = DiffusionTask(self.backbone, cfg.generation.diffusion, normalizer)
+        width = None if teacher is None else teacher.manifest.fields["tokens"].shape[-1]
+        self.task = DiffusionTask(
+            self.backbone, cfg.generation.diffusion, normalizer, teacher_dim=width
+        )
         team = stages.team
         self.batches = StoreBatches(
-            arm.store, batch_size=train.batch_size, seed=train.seed,
-            rank=team.rank, world_size=team.world_size,
-        )  # fmt: skip
+            {"": arm.store} if teacher is None else {"": arm.store, "teacher": teacher},
+            batch_size=train.batch_size,
+            seed=train.seed,
+            rank=team.rank,
+            world_size=team.world_size,
+        )
 
     def advance(self, samples: int, score: Path | None) -> None:
         """Train until ``samples``; score there into ``score``; at the end save the generator."""

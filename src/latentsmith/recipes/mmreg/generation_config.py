@@ -8,6 +8,7 @@ from pydantic import Field
 from latentsmith.backbones.base import BACKBONES, BackboneConfig
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.config import DiffusionConfig
+from latentsmith.encoders.base import ENCODERS, EncoderConfig
 from latentsmith.registry import OneOf
 from latentsmith.sampling.guidance import GUIDANCE, GuidanceConfig
 from latentsmith.sampling.samplers import SAMPLERS, SamplerConfig
@@ -28,6 +29,9 @@ class GenerationConfig:
     """Samples seen at which images are generated and scored; the end of training always is."""
     seeds: Annotated[int, Field(gt=0)] = 1
     """Generators per arm, each with another seed: several give the scores an interval."""
+    teacher: Annotated[EncoderConfig, OneOf(ENCODERS)] | None = None
+    """Encoder whose tokens the generator's hidden tokens are aligned with (REPA), cached once;
+    `diffusion.alignment` says how."""
     flip: bool = False
     """Cache the mirrored images' latents too, and draw between the two."""
     sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)]
@@ -40,6 +44,17 @@ class GenerationConfig:
     """Images generated at once."""
 
     def __post_init__(self) -> None:
+        aligned = self.diffusion.alignment is not None
+        if aligned != (self.teacher is not None):
+            raise ValueError(
+                "REPA needs both: diffusion.alignment={weight: 0.5, block: 4} says how, and "
+                "teacher=dinov2 whose tokens" + (" (no teacher is set)" if aligned else "")
+            )
+        if aligned and self.flip:
+            raise ValueError(
+                "flip caches mirrored latents, and there are no teacher tokens of mirrored images: "
+                "set flip=false or diffusion.alignment=null"
+            )
         if self.score_at != sorted(set(self.score_at)):
             raise ValueError(f"score_at {self.score_at} must rise from each value to the next")
         late = [samples for samples in self.score_at if samples > self.train.samples]
