@@ -13,7 +13,7 @@ from latentsmith.training.task import StepContext
 from latentsmith.utils.distributed import gather_with_grad, rank, world_size
 
 BATCH = 12
-NAMES = [n for n in LOSSES.names() if n != "none"]
+NAMES = [e.name for e in LOSSES if e.config.reads_vectors]
 DISTANCES = ["flat", "tokens"]
 
 
