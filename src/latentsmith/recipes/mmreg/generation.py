@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from latentsmith.autoencoders.kl import KLAutoencoder
 from latentsmith.config.run import Run
