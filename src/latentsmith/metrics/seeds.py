@@ -18,17 +18,18 @@ def across_seeds(found: Sequence[Measurement]) -> Measurement:
         found: one value per seed of one protocol, at least one.
 
     The stamp says how many seeds; the resampling intervals of the single values are left behind
-    (they hold for one trained model, this one for the method). A value that is not finite makes
-    the mean so, without interval.
+    (they hold for one trained model, this one for the method). Among values that are not finite
+    the mean is infinite or NaN, without interval.
     """
     if len(found) == 1:
         return found[0]
     first = found[0]
     values = [m.value for m in found]
-    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.inf
+    chance = [m.baseline for m in found if m.baseline is not None]
     detail = {**first.stamp.detail, "seeds": len(values), "interval": "Student's t over seeds"}
     return replace(
-        first, value=mean, interval=student_interval(values), draws=None,
+        first, value=_mean(values), interval=student_interval(values), draws=None,
+        baseline=_mean(chance) if len(chance) == len(found) else None,
         stamp=replace(first.stamp, detail=detail, seed=None),
     )  # fmt: skip
 
@@ -41,10 +42,14 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     from scipy.stats import t
 
-    mean = math.fsum(values) / n
+    mean = _mean(values)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
     reach = float(t.ppf(0.975, n - 1)) * spread
     return mean - reach, mean + reach
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)  # fsum knows no infinity of both signs
 
 
 def paired_difference(

@@ -4,7 +4,7 @@
 larger than what another seed would have made of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +37,10 @@ class Group:
         """The seeds, rising."""
         return [run.config.get(SEED) for run in self.runs]
 
-    def values(self, name: str) -> list[Measurement]:
-        """One measurement per run; empty when any run lacks it."""
-        found = [run.measurements().get(self.arm, {}).get(name) for run in self.runs]
+    def values(self, name: str, seeds: Collection[Any] | None = None) -> list[Measurement]:
+        """One measurement per run (of these seeds); empty when any run lacks it."""
+        runs = [run for run in self.runs if seeds is None or run.config.get(SEED) in seeds]
+        found = [run.measurements().get(self.arm, {}).get(name) for run in runs]
         known = [m for m in found if m is not None]
         return known if len(known) == len(found) else []
 
@@ -47,21 +48,29 @@ class Group:
 def groups_of(records: Sequence[RunRecord], arm: str) -> list[Group]:
     """The groups, in the order their first runs were given."""
     differences = {k: v for k, v in config_differences(list(records)).items() if k != SEED}
-    found: dict[str, list[RunRecord]] = {}
-    for n, record in enumerate(records):
-        values = {key: of_runs[n] for key, of_runs in differences.items()}
-        found.setdefault(_name(values), []).append(record)
-    return [
-        Group(name, sorted(runs, key=lambda r: r.config.get(SEED, 0)), arm)
-        for name, runs in found.items()
-    ]
+    found: dict[str, list[int]] = {}
+    for n in range(len(records)):
+        found.setdefault(repr([of_runs[n] for of_runs in differences.values()]), []).append(n)
+    firsts = [numbers[0] for numbers in found.values()]
+    groups = []
+    for first, numbers in zip(firsts, found.values(), strict=True):
+        runs = sorted((records[n] for n in numbers), key=lambda r: r.config.get(SEED, 0))
+        groups.append(Group(_name(differences, first, firsts), runs, arm))
+    return groups
 
 
-def _name(values: dict[str, Any]) -> str:
-    """``loss=si_huber``: a component's kind stands for all its settings."""
-    kinds = {key.removesuffix(".kind"): v for key, v in values.items() if key.endswith(".kind")}
-    rest = {k: v for k, v in values.items() if not any(k.startswith(f"{kind}.") for kind in kinds)}
-    return ", ".join(f"{k}={v}" for k, v in (kinds | rest).items() if v is not None) or "all"
+def _name(differences: dict[str, list[Any]], own: int, firsts: Sequence[int]) -> str:
+    """``loss=si_huber, loss.weight=0.3``: a component's kind, and of its settings those in which
+    groups of this kind differ (the others follow from the kind)."""
+    words = {}
+    for key, values in differences.items():
+        parts = key.split(".")
+        above = [".".join([*parts[:n], "kind"]) for n in range(1, len(parts))]
+        kinds = [differences[kind] for kind in above if kind in differences and kind != key]
+        alike = [n for n in firsts if all(of[n] == of[own] for of in kinds)]
+        if values[own] is not None and any(values[n] != values[own] for n in alike):
+            words[key.removesuffix(".kind")] = values[own]
+    return ", ".join(f"{key}={value}" for key, value in words.items()) or "all"
 
 
 def means(groups: Sequence[Group], columns: Sequence[str], caption: str) -> Table:
@@ -75,25 +84,28 @@ def means(groups: Sequence[Group], columns: Sequence[str], caption: str) -> Tabl
 
 
 def changes(groups: Sequence[Group], base: Group, columns: Sequence[str], caption: str) -> Table:
-    """One row per group and measurement: the mean change against ``base`` under the same seeds,
-    its interval, and whether it is better beyond doubt."""
+    """One row per group and measurement: the mean change against ``base`` under the seeds both
+    have, its interval, and whether that leaves zero out (each on its own: of twenty, one errs)."""
     rows: list[list[Cell]] = []
     flags: dict[tuple[int, int], Flag] = {}
     for group in groups:
-        if group is base or group.seeds != base.seeds:
+        seeds = [seed for seed in group.seeds if seed in base.seeds]  # a run may have failed
+        if group is base:
             continue
         for name in columns:
-            new, old = group.values(name), base.values(name)
+            new, old = group.values(name, seeds), base.values(name, seeds)
             if not new or not old:
                 continue
             change = across_seeds(new).value - across_seeds(old).value
             interval = paired_difference(new, old)
             verdict = _verdict(interval, new[0].higher_is_better)
             if verdict in ("better", "worse"):
-                flags[len(rows), 4] = "go" if verdict == "better" else "no-go"
+                flags[len(rows), 5] = "go" if verdict == "better" else "no-go"
             shown = "" if interval is None else "[{}, {}]".format(*map(number_text, interval))
-            rows.append([group.name, label(new[0]), number_text(change), shown, verdict])
-    heads = ["settings", "measurement", "mean change", "95 % interval", "verdict"]
+            rows.append(
+                [group.name, len(seeds), label(new[0]), number_text(change), shown, verdict]
+            )
+    heads = ["settings", "seeds", "measurement", "mean change", "95 % interval", "verdict"]
     return Table(heads, rows, caption, flags=flags)
 
 

@@ -1,6 +1,7 @@
 """Means, intervals and paired differences over seeds."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -42,6 +43,14 @@ def test_one_seed_keeps_its_own_interval():
 def test_a_seed_that_never_got_there_leaves_no_interval():
     found = across_seeds(measured(0.7, math.inf))
     assert found.value == math.inf and found.interval is None
+    for values in ([1.0, math.nan], [math.inf, -math.inf]):
+        assert math.isnan(across_seeds(measured(*values)).value), "never a better value than known"
+
+
+def test_what_chance_gives_is_a_mean_too():
+    found = [replace(m, baseline=b) for m, b in zip(measured(1, 2), (0.1, 0.3), strict=True)]
+    assert across_seeds(found).baseline == pytest.approx(0.2)
+    assert across_seeds([found[0], replace(found[1], baseline=None)]).baseline is None
 
 
 def test_paired_differences_cancel_what_the_seed_does():

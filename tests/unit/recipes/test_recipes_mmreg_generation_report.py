@@ -70,6 +70,30 @@ def test_seeds_give_both_targets_intervals():
     assert slower.measurement is not None and slower.measurement.value == math.inf
 
 
+@pytest.mark.parametrize("spoilt", ["baseline", "regularized"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_generator_that_gave_nan_costs_its_verdicts_alone(spoilt, seeds):
+    found = {arm: scores(*[{100: 90.0, 200: 60.0}] * seeds) for arm in ("baseline", "regularized")}
+    found[spoilt].cards[-1][200].measurements.clear()
+    assert {t.verdict for t in targets(found)} == {"not measured"}
+    names = [m.name for m in measurements(found[spoilt])]
+    assert names == ["generated_fd_at_100_net", "generated_kid_at_100_net"]
+    assert section(found, 8) is not None
+    for cards in found["baseline"].cards:
+        cards[200].measurements.clear()
+    assert len(targets(found)) == 2, "told, not left out"
+
+
+def test_a_milestone_that_was_not_measured_is_gone_over():
+    found = {
+        "baseline": scores({100: 90.0, 200: 60.0}),
+        "regularized": scores({100: 80.0, 150: 50.0, 200: 40.0}),
+    }
+    found["regularized"].cards[0][150].measurements.clear()
+    needed = samples_to_baseline(found, "fd_net")
+    assert needed is not None and needed.value == pytest.approx(0.75)
+
+
 def test_before_stage_c_it_is_not_measured():
     (only,) = targets(None)
     assert only.verdict == "not measured" and "--until" in only.note

@@ -40,6 +40,15 @@ def test_settings_that_differ_within_a_component_are_named():
     assert [g.name for g in groups_of(records, "arm")] == ["loss.weight=0.1", "loss.weight=0.2"]
 
 
+def test_one_kind_with_two_weights_makes_two_groups():
+    losses = [NONE, *({**PEARSON, "weight": w} for w in (0.1, 0.2))]
+    records = [record(loss, seed, 1.0, 1.0) for seed in (0, 1) for loss in losses]
+    groups = groups_of(records, "arm")
+    names = ["loss=none", "loss=pearson, loss.weight=0.1", "loss=pearson, loss.weight=0.2"]
+    assert [(g.name, g.seeds) for g in groups] == [(name, [0, 1]) for name in names]
+    assert groups_of(records[::3], "arm")[0].name == "all"
+
+
 def test_means_have_a_row_per_group_and_leave_unknown_columns_out():
     table = means(groups_of(RECORDS, "arm"), ["psnr", "unheard_of", "fd_x"], "c")
     assert len(table.columns) == 4 and [row[:2] for row in table.rows] == [
@@ -52,14 +61,19 @@ def test_changes_pair_the_seeds_and_know_the_better_way():
     groups = groups_of(RECORDS, "arm")
     table = changes(groups, groups[0], ["fd_x", "psnr"], "c")
     fd, psnr = table.rows
-    assert fd[2] == "−5.000" and fd[4] == "better"  # −5.0, −5.1, −4.9: seeds cancel
-    assert psnr[4] == "not told apart"
-    assert table.flags == {(0, 4): "go"}
+    assert fd[3] == "−5.000" and fd[5] == "better"  # −5.0, −5.1, −4.9: seeds cancel
+    assert psnr[5] == "not told apart"
+    assert table.flags == {(0, 5): "go"}
+    back = changes(groups, groups[1], ["fd_x", "psnr"], "c")
+    assert back.rows[0][5] == "worse" and back.flags == {(0, 5): "no-go"}
 
 
-def test_other_seeds_are_not_compared():
+def test_a_run_that_failed_costs_its_seed_alone():
     groups = groups_of(RECORDS[:5], "arm")
-    assert changes(groups, groups[0], ["fd_x"], "c").rows == []
+    (row,) = changes(groups, groups[0], ["fd_x"], "c").rows
+    assert row[1] == 2 and row[3] == "−4.950"  # of seeds 0 and 2
+    groups = groups_of([*RECORDS[:1], *RECORDS[3:5]], "arm")
+    assert changes(groups, groups[0], ["fd_x"], "c").rows == [], "no seed in common"
 
 
 def test_markdown_has_intervals_and_escapes_pipes():

@@ -41,8 +41,11 @@ class Scores:
         return self.samples[-1]
 
     def names(self) -> list[str]:
-        """Measurements every card has."""
-        return [m.name for m in self.cards[0][self.final]]
+        """Measurements any card has, in the order of a whole one. A generator that gives NaN for
+        a while lacks some."""
+        cards = [card for of_seed in self.cards for card in of_seed.values()]
+        cards.sort(key=lambda card: -len(card.measurements))
+        return list(dict.fromkeys(m.name for card in cards for m in card))
 
     def values(self, name: str, samples: int) -> list[Measurement]:
         """One measurement per seed."""
@@ -81,7 +84,8 @@ def measurements(scores: Scores) -> list[Measurement]:
 
 
 def targets(scores: dict[str, Scores] | None) -> list[Target]:
-    """Lower final Fréchet distance, and fewer samples to the baseline's; either is a win."""
+    """Lower final Fréchet distance, and fewer samples to the baseline's; either is a win. One
+    that a generator spoilt (NaN) is "not measured"."""
     if scores is None:
         meaning = "Does a generator learn faster on these latents?"
         bar = "lower, or in 20 % fewer samples"
@@ -89,14 +93,18 @@ def targets(scores: dict[str, Scores] | None) -> list[Target]:
             Target("C: generation", meaning, None, bar, "not measured", NOT_RUN, required=False)
         ]
     found = []
-    for name in distances(scores[BASELINE]):
+    for name in distances(scores):
         found += [_final(scores, name), _faster(scores, name)]
     return found
 
 
-def distances(scores: Scores) -> list[str]:
+def distances(scores: dict[str, Scores]) -> list[str]:
     """Names of the Fréchet distances, one per feature space."""
-    return [n for n in scores.names() if n.startswith(("fd_", "fid"))]
+    return [n for n in _names(scores) if n.startswith(("fd_", "fid"))]
+
+
+def _names(scores: dict[str, Scores]) -> list[str]:
+    return list(dict.fromkeys(name for arm in ARMS for name in scores[arm].names()))
 
 
 def _space(name: str) -> str:
@@ -118,9 +126,10 @@ def _difference(scores: dict[str, Scores], name: str) -> tuple[float, float] | N
     """Over seeds where there are several; else over the generated images, which share their noise
     and labels."""
     new, base = scores[REGULARIZED], scores[BASELINE]
-    if len(new.cards) > 1:
-        return paired_difference(new.values(name, new.final), base.values(name, base.final))
-    return joint_difference(new.cards[0][new.final], base.cards[0][base.final], name)
+    if len(new.cards) == 1:
+        return joint_difference(new.cards[0][new.final], base.cards[0][base.final], name)
+    pairs = [side.values(name, side.final) for side in (new, base)]
+    return paired_difference(*pairs) if len(pairs[0]) == len(pairs[1]) else None
 
 
 def _faster(scores: dict[str, Scores], name: str) -> Target:
@@ -133,29 +142,23 @@ def _faster(scores: dict[str, Scores], name: str) -> Target:
 
 
 def samples_to_baseline(scores: dict[str, Scores], name: str) -> Measurement | None:
-    """Part of the baseline's samples the other arm needs; infinite when it never gets there."""
-    parts = []
-    for new, base in zip(scores[REGULARIZED].cards, scores[BASELINE].cards, strict=True):
-        curves = [{n: c.get(name) for n, c in side.items()} for side in (new, base)]
-        known = [{n: m.value for n, m in curve.items() if m is not None} for curve in curves]
-        if not all(known):
-            return None
-        end = max(known[1])
-        parts.append(crossing(known[0], known[1][end]) / end)
-    first = scores[REGULARIZED].values(name, scores[REGULARIZED].final)[0]
-    found = [
-        replace(
-            first,
-            name=f"samples_to_baseline_{_space(name)}",
-            metric="",
-            value=part,
-            interval=None,
-            draws=None,
-            baseline=None,
-            unit="",
-        )
-        for part in parts
-    ]
+    """Part of the baseline's samples the other arm needs; infinite when it never gets there. None
+    where either arm's end was not measured under every seed."""
+    new, base = scores[REGULARIZED], scores[BASELINE]
+    ends = base.values(name, base.final)
+    last = new.values(name, new.final)
+    if not len(ends) == len(last) == len(base.cards):
+        return None
+    found = []
+    for cards, bar, like in zip(new.cards, ends, last, strict=True):
+        curve = {n: m.value for n, card in cards.items() if (m := card.get(name)) is not None}
+        part = crossing(curve, bar.value) / base.final
+        found.append(
+            replace(
+                like, name=f"samples_to_baseline_{_space(name)}", metric="", value=part,
+                interval=None, draws=None, baseline=None, unit="",
+            )
+        )  # fmt: skip
     return across_seeds(found)
 
 
@@ -190,7 +193,7 @@ def section(scores: dict[str, Scores] | None, columns: int) -> Section | None:
 
 def _curves(scores: dict[str, Scores]) -> Figure:
     panels = {}
-    for name in distances(scores[BASELINE]):
+    for name in distances(scores):
         lines = {}
         for arm, found in scores.items():
             points = [(n, m.value) for n in found.samples if (m := found.at(name, n)) is not None]
@@ -202,8 +205,8 @@ def _curves(scores: dict[str, Scores]) -> Figure:
 def _table(scores: dict[str, Scores]) -> Table:
     base = scores[BASELINE]
     rows: list[list[Cell]] = []
-    for name in base.names():
-        for n in base.samples if name in distances(base) else [base.final]:
+    for name in _names(scores):
+        for n in base.samples if name in distances(scores) else [base.final]:
             rows.append([name, n, *(scores[arm].at(name, n) for arm in ARMS)])
     return Table(["measurement", "samples seen", *ARMS], rows, "Scores of generated images.")
 
