@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentsmith.backbones.base import Backbone, Condition
-from latentsmith.diffusion.parametrization import Parametrization, convert, of_pair
+from latentsmith.diffusion.parametrization import Parametrization, data_and_noise, of_pair
 from latentsmith.diffusion.paths import Path
 
 
@@ -47,8 +47,7 @@ class Prediction:
             ValueError: data or noise do not follow from it at some ``t``, see
                 `latentsmith.diffusion.parametrization.convert`.
         """
-        data = convert(value, z, t, path, parametrization, "data")
-        noise = convert(value, z, t, path, parametrization, "noise")
+        data, noise = data_and_noise(value, z, t, path, parametrization)
         return cls(data, noise, t, path, variance)
 
     def said_as(self, parametrization: Parametrization) -> Tensor:

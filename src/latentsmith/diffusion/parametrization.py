@@ -60,6 +60,30 @@ def convert(
     return weight(on_z, z) * z + weight(on_value, z) * value
 
 
+def data_and_noise(
+    value: Tensor, z: Tensor, t: Tensor, path: Path, source: Parametrization
+) -> tuple[Tensor, Tensor]:
+    """x and ε [B, …] from ``value`` read as ``source``: `convert` to both, with the coefficients
+    computed once (samplers ask at every step).
+
+    Raises ValueError as `convert` does.
+    """
+    value, z = widen(value, z)
+    check_times(t, path, source, "data")
+    check_times(t, path, source, "noise")
+    t = precise(t)
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    a, b = parts(t, path, source)
+    if source == "score":
+        value = weight(-sigma, value) * value
+    # z = α x + σ ε and value = a x + b ε, solved for x and ε
+    solved = torch.stack((b, -sigma, -a, alpha)) / (alpha * b - sigma * a)
+    data_z, data_value, noise_z, noise_value = solved.to(z).view(4, -1, *[1] * (z.ndim - 1))
+    data = value if source == "data" else torch.addcmul(data_z * z, data_value, value)
+    noise = value if source in OF_NOISE else torch.addcmul(noise_z * z, noise_value, value)
+    return data, noise
+
+
 def widen(*tensors: Tensor) -> list[Tensor]:
     """Tensors in their widest common dtype, at least float32."""
     dtype = torch.float32

@@ -11,7 +11,12 @@ from toy_denoising import ToyBackbone, ToyBackboneConfig
 from latentsmith.backbones.base import BackboneOutput
 from latentsmith.diffusion.denoiser import Denoiser, Prediction
 from latentsmith.diffusion.flow import GVPPath, LinearPath
-from latentsmith.diffusion.parametrization import Parametrization, convert, of_pair
+from latentsmith.diffusion.parametrization import (
+    Parametrization,
+    convert,
+    data_and_noise,
+    of_pair,
+)
 from latentsmith.diffusion.vp import VPPathConfig
 
 ALL = get_args(Parametrization)
@@ -58,6 +63,20 @@ def test_every_direction(name, source, target):
     torch.testing.assert_close(got, truth(path, t, target, x, e), rtol=1e-10, atol=1e-11)
     back = convert(got, z, t, path, target, source)
     torch.testing.assert_close(back, value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("source", ALL)
+def test_data_and_noise_at_once_are_the_two_conversions(name, source):
+    path = PATHS[name]
+    rng = torch.Generator().manual_seed(7)
+    value, z = torch.randn(2, 6, 3, 2, generator=rng, dtype=torch.float64)
+    t = torch.linspace(0.05, 0.95, 6, dtype=torch.float64)
+    for got, target in zip(
+        data_and_noise(value, z, t, path, source), ("data", "noise"), strict=True
+    ):
+        expected = convert(value, z, t, path, source, target)
+        assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", PATHS)
