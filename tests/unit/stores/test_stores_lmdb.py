@@ -129,6 +129,20 @@ def test_a_map_that_is_too_small_for_what_is_there_grows_too(tmp_path):
     assert writer.finish() and verify_store(tmp_path / "s").ok
 
 
+def test_a_chunk_and_its_sidecar_are_one_transaction(tmp_path, monkeypatch):
+    """A kill between the two would leave rows nobody counts, or a count without rows."""
+    put, seen = LmdbWriter._put, []
+
+    def watched(self, records):
+        seen.append([key for key, _ in records])
+        put(self, records)
+
+    monkeypatch.setattr(LmdbWriter, "_put", watched)
+    write(tmp_path / "s", table(COUNT), backend="lmdb")
+    chunks = [keys for keys in seen if any(b":chunk:" in key for key in keys)]
+    assert [len(keys) for keys in chunks] == [9 * 3 + 1] * 4 + [4 * 3 + 1]
+
+
 def test_several_writers_are_refused(tmp_path):
     known = table(COUNT)
     with pytest.raises(UserError, match="2 processes cannot write one LMDB store: write shards"):
