@@ -207,10 +207,15 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(
         threads,
         thread_name_prefix="latentsmith-ring",
-        initializer=lambda: torch.set_num_threads(1),
+        initializer=_alone,
     )
     for _ in range(threads):
         pool.submit(started.wait)
     started.wait()
     torch.set_num_threads(own)  # the threads' 1 has become the default of threads started later
     return pool
+
+
+def _alone() -> None:
+    torch.get_num_threads()  # a thread's first question sets its number to the common default
+    torch.set_num_threads(1)
