@@ -53,6 +53,14 @@ def test_vectors_are_finite_float32_without_graph(name, tmp_path, images):
 
 
 @ALL
+def test_the_config_says_whether_there_are_tokens(name, tmp_path, images):
+    """So that a recipe can refuse a loss on tokens before anything is loaded."""
+    encoder = make(name, tmp_path)
+    assert ENCODERS[name].config.gives_tokens == (encoder.grid is not None)
+    assert (encoder.grid is not None) == (encoder(images).tokens is not None)
+
+
+@ALL
 def test_vectors_depend_on_the_image_and_on_nothing_else(name, tmp_path, images):
     encoder, images = make(name, tmp_path), images[:2]
     together = encoder.vector(images)

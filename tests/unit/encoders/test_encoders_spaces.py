@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from helpers.tiny_models import tiny_dinov2
+from latentsmith.data.loader import Loader
 from latentsmith.data.memory import MemoryDataset
 from latentsmith.data.transforms import TransformConfig
+from latentsmith.encoders.dinov2 import DinoV2Config
 from latentsmith.encoders.pixel_pca import PixelPCAConfig
 from latentsmith.encoders.spaces import ReferenceSpaces
+from latentsmith.errors import UserError
 from latentsmith.training.team import Team
 
 
@@ -52,6 +56,35 @@ def test_the_view_is_fixed_although_training_flips(tmp_path):
     assert s.transform.deterministic
     expected = s.fit_on.images.float() / 255
     assert torch.equal(next(s.loader(s.fit_on).epoch())["image"], expected)
+
+
+def test_tokens_on_disk_are_those_computed_now(tmp_path):
+    configs = {
+        "dino": DinoV2Config(source=tiny_dinov2(tmp_path / "dino"), resolution=28),
+        "pca": PixelPCAConfig(components=4),
+    }
+    transform = TransformConfig(resolution=12, channels=1)
+    s = ReferenceSpaces(
+        configs,
+        transform,
+        images(40, 0, "toy/train"),
+        Team.join(several_objectives=False),
+        cache=tmp_path / "cache",
+    )
+    held_out = images(7, 1, "toy/val")
+    column = s.tokens("dino", held_out)
+    assert len(column) == 7 and column.shape == (7, 4, 16)
+    assert s.token_width("dino") == 16
+    now = s.locate_tokens("dino", next(s.loader(held_out).epoch())["image"])
+    rows = torch.tensor([5, 0, 5])
+    assert torch.allclose(column[rows].float(), now[rows], atol=1e-3)
+    assert torch.allclose(now.norm(dim=-1), torch.ones(7, 4))
+    loader = Loader(held_out, s.transform, batch_size=3, seed=0, columns={"tokens/dino": column})
+    batch = next(loader.iterate())
+    assert torch.equal(batch["tokens/dino"], column[batch["index"]])
+    assert loader.fingerprint["columns"] == {"tokens/dino": [4, 16]}
+    with pytest.raises(UserError, match=r"'pca' \(pixel_pca\) has no patch tokens"):
+        s.token_width("pca")
 
 
 def test_description_names_scale_and_weights(tmp_path):
