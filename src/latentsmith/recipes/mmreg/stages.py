@@ -21,7 +21,7 @@ from latentsmith.config.run import Run
 from latentsmith.losses.perceptual import load_lpips
 from latentsmith.metrics.autoencoder_card import measure_autoencoder, metric_lpips
 from latentsmith.metrics.card import LatentCard
-from latentsmith.metrics.card_file import save_card
+from latentsmith.metrics.card_file import load_card, save_card
 from latentsmith.recipes.base import Stage
 from latentsmith.recipes.mmreg.config import MMRegConfig
 from latentsmith.recipes.mmreg.generation import GenerationStages
@@ -225,15 +225,36 @@ class Pipeline:
 
         def work() -> None:
             for arm in ARMS:
-                save_card(self._card(run, arm), run.folder("measurements") / arm)
+                autoencoder = self._load(run, arm).to(self.team.device)
+                known = self._known_card(run, arm, autoencoder)
+                if known is None or not known.with_suffix(".json").is_file():
+                    card = self._card(autoencoder, arm)
+                    save_card(card, known or run.folder("measurements") / arm)
+                if known is not None:
+                    save_card(load_card(known), run.folder("measurements") / arm)
             run.mark_done("measure")
 
         self.team.on_main(work)
 
-    def _card(self, run: Run, arm: str) -> LatentCard:
+    def _known_card(self, run: Run, arm: str, autoencoder: KLAutoencoder) -> Path | None:
+        """Where the runs of a sweep keep this autoencoder's card; None for a run on its own."""
+        if run.shared is None:
+            return None
+        identity = {
+            "autoencoder": autoencoder.digest(),
+            "evaluate": asdict(self.cfg.evaluate),
+            "perceptual": asdict(self.cfg.objective.perceptual),
+            "spaces": self.inputs.spaces.describe(),
+            "data": [self._origin(d) for d in (self.inputs.val, self.inputs.probe)],
+            "transform": self.inputs.spaces.transform.fingerprint(),
+            "arm": arm,
+        }
+        return run.place("card", identity) / "card"
+
+    def _card(self, autoencoder: KLAutoencoder, arm: str) -> LatentCard:
         cfg, perceptual = self.cfg, self.cfg.objective.perceptual
         return measure_autoencoder(
-            self._load(run, arm).to(self.team.device),
+            autoencoder,
             self.inputs.val,
             self.inputs.spaces,
             probe=self.inputs.probe,
