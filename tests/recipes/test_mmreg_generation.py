@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,7 +125,6 @@ def test_a_generator_cut_off_goes_on_to_the_same_scores(whole, tmp_path):
         (place / "scores" / f"64.{suffix}").unlink()
     for stage in ("generator-regularized", "report"):
         (copy / "stages" / f"{stage}.json").unlink()
-    # the stage's summary names places in the run it was copied from
     assert main([*ARGS, "--out", str(copy)]) == 0
     theirs = whole / "training" / "generator-regularized-0" / "scores" / "64.safetensors"
     ours, expected = load_file(place / "scores" / "64.safetensors"), load_file(theirs)
@@ -151,6 +151,17 @@ def test_sample_writes_grid_files_and_a_record(whole, tmp_path, capsys):
     for name in files[4:]:
         pixels = [Image.open(f / "images" / name).tobytes() for f in (out, later)]
         assert max(abs(a - b) for a, b in zip(*pixels, strict=True)) <= 1
+
+
+def test_a_run_that_was_moved_is_sampled_where_it_is(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "moved", "count=1", "sampler.steps=1", "--out", "out"]) == 0
+    record = json.loads(Path("out/samples.json").read_text())
+    place = "moved/training/generator-regularized-0/generator"
+    assert record["settings"]["generator"] == place
+    assert record["generator"]["autoencoder"] == "moved/training/regularized/model"
+    assert record["generator"]["training"]["samples"] == 64
 
 
 def test_sample_names_what_is_missing(early, whole, tmp_path, capsys):

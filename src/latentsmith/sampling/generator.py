@@ -1,8 +1,9 @@
 """A trained generator with all that its samples depend on: backbone, path, normalizer, decoder."""
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from latentsmith.utils.files import atomic_folder, write_json
 FILE_NAME = "generator.json"
 BACKBONE = "backbone"
 FORMAT = 1
+FROM_HERE = "autoencoder_from_here"
+"""The autoencoder's folder as seen from the generator's: holds when both are moved together."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class LatentGenerator:
         autoencoder: decodes; None where only latents are wanted.
 
     Raises:
-        UserError: the autoencoder is not the one the generator was trained with.
+        UserError: autoencoder or normalizer is not the one the generator was trained with.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class LatentGenerator:
         normalizer: LatentNormalizer,
         autoencoder: KLAutoencoder | None = None,
     ):
+        info.pairing.check_normalizer(normalizer)
         if autoencoder is not None:
             info.pairing.check(autoencoder)
         self.backbone, self.info, self.normalizer = backbone, info, normalizer
@@ -192,7 +196,8 @@ class LatentGenerator:
         with atomic_folder(folder) as tmp:
             save_backbone(self.backbone, tmp / BACKBONE)
             self.normalizer.save(tmp)
-            write_json(tmp / FILE_NAME, self.info.to_json())
+            here = os.path.relpath(self.info.autoencoder, folder)
+            write_json(tmp / FILE_NAME, self.info.to_json() | {FROM_HERE: here})
         return folder
 
     @classmethod
@@ -229,17 +234,22 @@ def _read_info(folder: Path) -> GeneratorInfo:
         raise UserError(f"{folder} holds no generator: it has no {FILE_NAME}")
     try:
         value = json.loads(file.read_text())
-        return GeneratorInfo.from_json(value)
+        info = GeneratorInfo.from_json(value)
+        beside = os.path.normpath(folder / value[FROM_HERE])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): save the generator again") from error
+    return replace(info, autoencoder=beside) if _is_model(Path(beside)) else info
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def _autoencoder(folder: Path, source: Path) -> KLAutoencoder:
-    """The autoencoder at ``source``, or beside the generator when both were moved together."""
-    beside = folder.parent / source.name
-    for place in (source, beside):
-        if (place / "config.json").is_file():
-            return KLAutoencoderConfig(source=str(place)).build()
-    raise UserError(
-        f"the autoencoder of {folder} is not at {source} any more: give the folder it is in now"
-    )
+    """The autoencoder at ``source``. Raises UserError when it is gone."""
+    if not _is_model(source):
+        raise UserError(
+            f"the autoencoder of {folder} is not at {source}: give the folder it is in now "
+            "(autoencoder=…)"
+        )
+    return KLAutoencoderConfig(source=str(source)).build()

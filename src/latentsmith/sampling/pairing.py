@@ -78,6 +78,16 @@ class Pairing:
                 "trained with"
             )
 
+    def check_normalizer(self, normalizer: LatentNormalizer) -> None:
+        """Refuse another normalizer than the latents were scaled by. Raises UserError."""
+        given = normalizer_digest(normalizer)
+        if given != self.normalizer:
+            raise UserError(
+                f"the generator was trained on latents scaled by normalizer "
+                f"{_short(self.normalizer)}, and this one is {_short(given)}: its samples would "
+                "have wrong colours and contrast. Give the one saved with the generator"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
         return asdict(self)

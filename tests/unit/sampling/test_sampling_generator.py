@@ -1,6 +1,7 @@
 """The saved generator: what it gives, what it belongs to, what it refuses."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -112,14 +113,27 @@ def test_saved_and_loaded_gives_the_same(generator, decoder, tmp_path):
 
 
 def test_moved_together_the_autoencoder_is_found_beside(generator, decoder, tmp_path):
-    decoder.save_pretrained(tmp_path / "new" / "model")
-    gone = replace(generator.info, autoencoder=str(tmp_path / "old" / "model"))
-    folder = tmp_path / "new" / "g"
-    LatentGenerator(generator.backbone, gone, generator.normalizer, decoder).save(folder)
-    assert LatentGenerator.load(folder).autoencoder is not None
-    (tmp_path / "new" / "model" / "config.json").unlink()
-    with pytest.raises(UserError, match=r"is not at .*model any more: give the folder"):
-        LatentGenerator.load(folder)
+    decoder.save_pretrained(tmp_path / "old" / "arm" / "model")
+    info = replace(generator.info, autoencoder=str(tmp_path / "old" / "arm" / "model"))
+    generator = LatentGenerator(generator.backbone, info, generator.normalizer, decoder)
+    generator.save(tmp_path / "old" / "training" / "g")
+    (tmp_path / "old").rename(tmp_path / "new")
+    loaded = LatentGenerator.load(tmp_path / "new" / "training" / "g")
+    assert loaded.info.autoencoder == str(tmp_path / "new" / "arm" / "model")
+    shutil.copytree(tmp_path / "new" / "training" / "g", tmp_path / "alone")
+    with pytest.raises(UserError, match=r"is not at .*old.arm.model: give the folder"):
+        LatentGenerator.load(tmp_path / "alone")
+    (tmp_path / "new").rename(tmp_path / "old")
+    assert LatentGenerator.load(tmp_path / "alone").autoencoder is not None, "it stayed"
+
+
+def test_another_normalizer_beside_the_generator_is_refused(generator, decoder, tmp_path):
+    decoder.save_pretrained(tmp_path / "model")
+    info = replace(generator.info, autoencoder=str(tmp_path / "model"))
+    LatentGenerator(generator.backbone, info, generator.normalizer, decoder).save(tmp_path / "g")
+    replace(generator.normalizer, mean=generator.normalizer.mean + 1).save(tmp_path / "g")
+    with pytest.raises(UserError, match="scaled by normalizer"):
+        LatentGenerator.load(tmp_path / "g")
 
 
 def test_the_wrong_decoder_is_refused_naming_both(generator, tmp_path):

@@ -137,20 +137,19 @@ class GenerationStages:
         """One generator: train to each milestone, score there, save at the end."""
         train = self._train_config(seed)
         identity = self._identity(arm, train)
-        place = run.place(f"generator-{arm.name}-{seed}", identity)
+        place = run.place(f"generator-{arm.name}-{seed}", identity | {"scored": self._scored()})
         trainer = _Trainer(self, arm, teacher, train, place, identity)
         scores = {}
         for samples in self.settings.milestones():
-            file = place / "scores" / str(samples)
-            scores[str(samples)] = str(file)
-            done = self.team.on_main(lambda file=file: file.with_suffix(".json").is_file())
+            scores[str(samples)] = file = place / "scores" / str(samples)
+            done = self.team.on_main(file.with_suffix(".json").is_file)
             if not done or samples == self.settings.milestones()[-1]:
                 trainer.advance(samples, None if done else file)
         return {
             "seed": seed,
-            "training": str(place),
+            "training": place,
             "scores": scores,
-            "generator": str(place / "generator"),
+            "generator": place / "generator",
             "seconds": round(trainer.seconds, 1),
         }
 
@@ -160,7 +159,7 @@ class GenerationStages:
         return replace(train, seed=train.seed + 100 * self.cfg.seed + seed)
 
     def _identity(self, arm: Arm, train: TrainConfig) -> dict[str, Any]:
-        """What the generator and its scores depend on besides the order of the data."""
+        """What the generator depends on besides the order of the data."""
         identity = {
             "latents": arm.store.manifest.fingerprint(),
             "autoencoder": arm.autoencoder.digest(),
@@ -168,6 +167,15 @@ class GenerationStages:
             "train": asdict(train),
         }
         return identity | {"digest": json_digest(identity)}
+
+    def _scored(self) -> dict[str, Any]:
+        """What the scores depend on besides the generator: runs of a sweep with other encoders or
+        held-out images must not take over each other's."""
+        return {
+            "val": self.inputs.val.digest,
+            "spaces": self.inputs.spaces.describe(),
+            "resamples": self.cfg.evaluate.card.resamples,
+        }
 
     # Scoring --------------------------------------------------------------------------------------
 
@@ -249,7 +257,7 @@ class _Trainer:
 
     def advance(self, samples: int, score: Path | None) -> None:
         """Train until ``samples``; score there into ``score``; at the end save the generator."""
-        if not score and (self.place / "generator").is_dir():
+        if score is None and self.stages.team.on_main((self.place / "generator").is_dir):
             return
         log.info("generator on %s latents: to %d samples in %s", self.arm.name, samples, self.place)
         val = self._validation_batch()
@@ -273,7 +281,7 @@ class _Trainer:
 
     def _score_and_save(self, result: FitResult, samples: int, score: Path | None) -> None:
         stages, main = self.stages, self.stages.team.is_main
-        generator = self._generator(result, samples)
+        generator = self._generator(result)
         if score is not None:
             card = stages.score(self.arm, generator, samples, result.ema is not None)
             if main:
@@ -282,15 +290,15 @@ class _Trainer:
         if main and samples == self.train.samples:
             generator.save(self.place / "generator")
 
-    def _generator(self, result: FitResult, samples: int) -> LatentGenerator:
+    def _generator(self, result: FitResult) -> LatentGenerator:
         arm, g = self.arm, self.stages.settings
         info = GeneratorInfo(
             path=g.diffusion.path,
             pairing=Pairing.of(arm.autoencoder, arm.store),
-            autoencoder=str(arm.folder),
+            autoencoder=str(arm.folder.absolute()),
             classes=self.classes,
             training={
-                "samples": samples,
+                "samples": result.samples,
                 "ema": result.ema is not None,
                 "data": self.stages.inputs.train.name,
                 "arm": arm.name,
