@@ -145,4 +145,4 @@ def test_the_recipe_runs_learns_and_resumes(outcome):
 def test_the_reference_is_cached_for_a_training(outcome):
     found, _, work = outcome
     assert found["mmreg"] in (0, None)
-    assert list((work / "cache" / "references").glob("edges-*.safetensors"))
+    assert list((work / "cache" / "references").glob("edges-*/manifest.json"))
