@@ -45,7 +45,9 @@ def by_loops(latent, weight, tokens, m1, m2, relations):
 def test_the_papers_equations(relations, m1, m2):
     toy, data = Toy().double(), batch(count=3)
     loss = term(relations=relations, cosine_margin=m1, relation_margin=m2, adaptive=False)
-    seen = toy_view(toy, data)
+    # not the toy's own latents, which all point one way: gaps of both signs
+    latent = torch.randn(3, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(7))
+    seen = replace(toy_view(toy, data), latent=latent.double())
     value, parts = loss(seen)
     cosines, relation = by_loops(
         seen.latent, loss.projection.weight, data["tokens"], m1, m2, relations
