@@ -141,7 +141,8 @@ def test_two_processes_give_the_whole_batchs_gradient():
 def test_the_discriminator_learns_from_the_pictures_the_generator_is_judged_on():
     """EQ-VAE's own code draws another transform for each."""
     gan = AdversarialConfig(weight=0.5, channels=4, layers=1)
-    t = task(ObjectiveConfig(l1=0, mse=1, adversarial=gan), eq=EQ)
+    small = EQVAEConfig(scale=(0.25, 0.5))  # 4 pixels, where the discriminator needs 6
+    t = task(ObjectiveConfig(l1=0, mse=1, adversarial=gan), eq=small)
     seen = []
     t.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     for samples in range(0, 100, 10):
