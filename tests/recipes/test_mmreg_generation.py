@@ -146,11 +146,54 @@ def test_sample_writes_grid_files_and_a_record(whole, tmp_path, capsys):
     classes = Run.load(whole).config.data.build("train", whole).classes
     assert [i["class"] for i in record["images"]] == [classes.index("circle"), 1] * 3
     later = tmp_path / "later"
-    more = ["count=2", "first=4", *words[1:], "batch_size=1"]
+    more = ["count=2", "first=4", *words[1:], "batch_size=1", "latents=true"]
     assert main(["sample", str(whole), *more, "--out", str(later)]) == 0
+    assert not (out / "latents.safetensors").exists()
+    place = whole / "training" / "generator-regularized-0" / "generator"
+    images = LatentGenerator.load(place).decode(load_file(later / "latents.safetensors")["latents"])
+    for image, name in zip(images, files[4:], strict=True):
+        saved = torch.tensor(list(Image.open(later / "images" / name).tobytes()))
+        expected = image.expand(3, 16, 16).permute(1, 2, 0).mul(255).round().flatten()
+        assert (saved - expected).abs().max() <= 1
     for name in files[4:]:
         pixels = [Image.open(f / "images" / name).tobytes() for f in (out, later)]
         assert max(abs(a - b) for a, b in zip(*pixels, strict=True)) <= 1
+
+
+def test_samples_are_made_again_only_of_another_generator(whole, tmp_path):
+    place, out = tmp_path / "generator", tmp_path / "out"
+    shutil.copytree(whole / "training" / "generator-baseline-0" / "generator", place)
+    words = ["sample", str(place), "count=3", "sampler.steps=1", "batch_size=2", "--out", str(out)]
+    model = whole / "training" / "baseline" / "model"
+    assert main([*words, f"autoencoder={model}"]) == 0
+    page = out / "samples.png"
+    page.unlink()
+    assert main([*words, f"autoencoder={model}"]) == 0 and not page.exists()
+    loaded = LatentGenerator.load(place, autoencoder=model)
+    with torch.no_grad():
+        next(iter(loaded.backbone.parameters())).add_(0.1)
+    loaded.save(place)
+    assert main([*words, f"autoencoder={model}"]) == 0 and page.is_file()
+    assert len(list((out / "images").iterdir())) == 3
+
+
+def test_a_generator_alone_walks_with_the_autoencoder_it_is_given(whole, tmp_path, capsys):
+    place = tmp_path / "generator"
+    shutil.copytree(whole / "training" / "generator-baseline-0" / "generator", place)
+    record = json.loads((place / "generator.json").read_text())
+    (place / "generator.json").write_text(json.dumps(record | {"autoencoder": "gone"}))
+    words = ["interpolate", str(place), "pairs=1", "steps=2", "sampler.steps=1"]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 2
+    assert "is not at gone: give the folder" in capsys.readouterr().err
+    model = whole / "training" / "baseline" / "model"
+    words += [f"autoencoder.source={model}", "--out", str(tmp_path / "b")]
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("verb", ["sample", "interpolate", "measure"])
+def test_a_stage_of_what_is_no_run_is_refused(verb, tmp_path, capsys):
+    assert main([verb, str(tmp_path), "--model", "baseline"]) == 2
+    assert "--model baseline names a stage of a run" in capsys.readouterr().err
 
 
 def test_a_run_that_was_moved_is_sampled_where_it_is(whole, tmp_path, monkeypatch):

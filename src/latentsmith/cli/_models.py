@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 
-def is_run(source: str) -> bool:
-    """Whether ``source`` is the folder of a run."""
-    return (Path(source) / "config.yaml").is_file()
+def is_run(source: str, stage: str | None = None) -> bool:
+    """Whether ``source`` is the folder of a run. Raises UserError when it is none, but one of its
+    stages was asked for."""
+    from latentsmith.errors import UserError
+
+    found = (Path(source) / "config.yaml").is_file()
+    if stage is not None and not found:
+        raise UserError(f"--model {stage} names a stage of a run, and {source} is not a run folder")
+    return found
 
 
 def model_of_run(
@@ -22,19 +28,7 @@ def model_of_run(
     Raises:
         UserError: the run has no model, or none of that stage.
     """
-    from latentsmith.config.run import Run
-    from latentsmith.config.saved import to_dict
-    from latentsmith.errors import UserError, nearest
-
-    run = Run.load(path)
-    done = [s.name for s in run.config.stages() if run.stage_done(s.name)]
-    models = {s: m for s in done if (m := run.summary(s).get("model"))}
-    if not models:
-        raise UserError(f"{path} has no trained model yet: finish it with latentsmith run")
-    stage = stage or list(models)[-1]
-    if stage not in models:
-        raise UserError(f"{path} has no model of stage {stage!r}. {nearest(stage, models)}")
-    values = to_dict(run.config)
+    model, values, stage = _left(path, stage, "model", "finish it with latentsmith run")
     words: list[str] = []
     for section in sections:
         if section == "more_references":
@@ -42,7 +36,39 @@ def model_of_run(
                 words += words_of(f"{section}.{name}", value)
         else:
             words += words_of(section, values[section])
-    return models[stage], words, stage
+    return model, words, stage
+
+
+def generator_of_run(path: Path, stage: str | None) -> tuple[str, list[str], str]:
+    """(folder of the generator, of the first seed's if there are several; the run's sampler and
+    guidance as overrides; stage).
+
+    Raises:
+        UserError: the run has no generator, or none of that stage.
+    """
+    hint = "the same latentsmith run, without --until, goes on to it"
+    generators, values, stage = _left(path, stage, "generators", hint)
+    settings = values["generation"]
+    words = [w for section in ("sampler", "guidance") for w in words_of(section, settings[section])]
+    return generators[0]["generator"], words, stage
+
+
+def _left(path: Path, stage: str | None, key: str, hint: str) -> tuple[Any, dict[str, Any], str]:
+    """(what a stage of the run left under ``key``, the run's settings, which stage)."""
+    from latentsmith.config.run import Run
+    from latentsmith.config.saved import to_dict
+    from latentsmith.errors import UserError, nearest
+
+    run = Run.load(path)
+    done = [s.name for s in run.config.stages() if run.stage_done(s.name)]
+    found = {s: left for s in done if (left := run.summary(s).get(key))}
+    what = key.removesuffix("s")
+    if not found:
+        raise UserError(f"{path} has no trained {what} yet: {hint}")
+    stage = stage or list(found)[-1]
+    if stage not in found:
+        raise UserError(f"{path} has no {what} of stage {stage!r}. {nearest(stage, found)}")
+    return found[stage], to_dict(run.config), stage
 
 
 def words_of(section: str, values: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What ``run``, ``train`` and ``sweep`` share: arguments, and going through stages."""
+"""What the verbs that carry out a recipe share: arguments, and going through stages."""
 
 import argparse
 import logging
@@ -27,6 +27,20 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="start anew; an existing run is moved aside"
     )
+
+
+def add_settings(parser: argparse.ArgumentParser, recipe: str) -> None:
+    """The settings' words and where the output goes."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help=f"see 'latentsmith list settings {recipe}'",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"where to (default: runs/{recipe}/…)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="make them anew")
 
 
 def add_until(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +83,21 @@ def go_through(run: "Run", stages: "list[Stage]") -> None:
         started = time.monotonic()
         stage.run(run)
         log.info("[%d/%d] %s: %s", n, len(stages), stage.name, clock(time.monotonic() - started))
+
+
+def carry_out(recipe: str, words: list[str], name: str, args: argparse.Namespace) -> int:
+    """Compose, run, and say where the output is."""
+    from latentsmith.config.compose import compose
+    from latentsmith.config.run import ROOT, Run, folder_name
+
+    config = compose(recipe, words)
+    out = args.out or ROOT / recipe / folder_name([name, *sorted(args.overrides)])
+    prepare()
+    with Run.open(out, config, words, fresh=args.fresh) as opened:
+        go_through(opened, config.stages())
+        opened.finish()
+        print(opened.path)
+    return 0
 
 
 def clock(seconds: float) -> str:

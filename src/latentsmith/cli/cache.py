@@ -109,7 +109,7 @@ def _words(args: argparse.Namespace) -> list[str]:
         words.append(f"text.template={json.dumps(args.template, ensure_ascii=False)}")
     if args.action != "latents":
         return words
-    if not is_run(args.source):
+    if not is_run(args.source, args.model):
         return [*words, f"autoencoder.source={json.dumps(args.source)}"]
     sections = ("data", "transform")
     source, inherited, _ = model_of_run(Path(args.source), args.model, sections)

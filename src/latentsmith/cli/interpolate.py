@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from latentsmith.cli._models import generator_of_run, is_run, model_of_run
+from latentsmith.cli._pipeline import add_settings, carry_out
+
 HELP = "decode the paths between pairs of images, or of a generator's noises"
 EXAMPLES = """examples:
   latentsmith interpolate runs/mmreg/laptop
@@ -16,8 +19,6 @@ EXAMPLES = """examples:
 
 def add(subparsers: Any) -> None:
     """Add the verb's parser."""
-    from latentsmith.cli.sample import add_settings
-
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "interpolate", help=HELP, description=HELP, epilog=EXAMPLES
     )
@@ -33,22 +34,18 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises UserError when there is no such model, or settings do not fit it."""
-    from latentsmith.cli.sample import carry_out
-
     words, name = _source(args)
     return carry_out("interpolate", [*words, *args.overrides], name, args)
 
 
 def _source(args: argparse.Namespace) -> tuple[list[str], str]:
     """The source as settings, and what to call it."""
-    from latentsmith.cli._models import is_run, model_of_run
-    from latentsmith.cli.sample import generator_of_run
-
     path = Path(args.source)
-    if is_run(args.source) and (args.model or "").startswith("generator"):
+    run = is_run(args.source, args.model)
+    if run and (args.model or "").startswith("generator"):
         folder, inherited, stage = generator_of_run(path, args.model)
         return [f"generator={json.dumps(folder)}", *inherited], f"{path.name}-{stage}"
-    if is_run(args.source):
+    if run:
         model, inherited, stage = model_of_run(path, args.model, ("data", "transform"))
         return [f"autoencoder.source={json.dumps(model)}", *inherited], f"{path.name}-{stage}"
     if (path / "generator.json").is_file():

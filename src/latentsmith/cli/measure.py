@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from latentsmith.config.run import ROOT, Run
 
     source, inherited, name = args.source, [], args.source
-    if is_run(args.source):
+    if is_run(args.source, args.model):
         sections = ("data", "encoder", "transform", "more_references")
         source, inherited, stage = model_of_run(Path(args.source), args.model, sections)
         name = f"{Path(args.source).name}-{stage}"

@@ -39,11 +39,15 @@ def save_grid(images: Tensor, file: Path, *, columns: int | None = None) -> None
         Image.fromarray(image_grid(images, columns=columns)).save(tmp, format="PNG")
 
 
-def save_images(images: Tensor, folder: Path, names: Sequence[str]) -> None:
-    """Write each of ``images`` [N, C, H, W] in [0, 1] as ``<name>.png``: all of them or none. An
-    existing folder is replaced."""
+def write_images(images: Tensor, folder: Path, names: Sequence[str]) -> None:
+    """Write each of ``images`` [N, C, H, W] in [0, 1] as ``<name>.png`` into an open folder."""
     from PIL import Image
 
+    for image, name in zip(images, names, strict=True):
+        Image.fromarray(image_grid(image[None], gap=0)).save(folder / f"{name}.png")
+
+
+def save_images(images: Tensor, folder: Path, names: Sequence[str]) -> None:
+    """`write_images`, all of them or none. An existing folder is replaced."""
     with atomic_folder(folder) as tmp:
-        for image, name in zip(images, names, strict=True):
-            Image.fromarray(image_grid(image[None], gap=0)).save(tmp / f"{name}.png")
+        write_images(images, tmp, names)

@@ -36,7 +36,8 @@ class InterpolateConfig(RecipeConfig):
     images: list[Path] = field(default_factory=list)
     """Image files to walk between, the first to the second, the third to the fourth …"""
     autoencoder: KLAutoencoderConfig = field(default_factory=KLAutoencoderConfig)
-    """Encodes the images and decodes the path."""
+    """Encodes the images and decodes the path. With a generator: the folder its own autoencoder is
+    in now; left out: the one it names."""
     generator: Path | None = None
     """Folder of a saved generator: walk between its starting noises instead of images."""
     sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=HeunConfig)

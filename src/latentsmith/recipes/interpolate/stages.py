@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentsmith.autoencoders.kl import SCRATCH
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
 from latentsmith.data.base import CorruptSample
@@ -118,7 +119,9 @@ def _held_out(cfg: InterpolateConfig) -> tuple[Tensor, list[str]]:
 
 
 def _between_noises(cfg: InterpolateConfig, folder: Path, device: torch.device | str) -> Walk:
-    generator = LatentGenerator.load(folder, device=device)
+    given = cfg.autoencoder.source
+    given = None if given == SCRATCH else given
+    generator = LatentGenerator.load(folder, autoencoder=given, device=device)
     shape, paths = generator.backbone.latent_shape, torch.arange(cfg.pairs)
     start, end = (starting_noise(cfg.seed, 2 * paths + side, shape) for side in (0, 1))
     labels = labels_of(paths, cfg.labels, generator.info.classes)

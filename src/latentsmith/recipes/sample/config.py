@@ -30,7 +30,7 @@ class SampleConfig(RecipeConfig):
     generator: Path
     """Folder of a saved generator (``latentsmith sample RUN`` finds a run's)."""
     autoencoder: Path | None = None
-    """Folder of its autoencoder; left out: the one the generator names. Another one is refused."""
+    """Folder its autoencoder is in now; left out: the one it names. Another one is refused."""
     weak: Path | None = None
     """Folder of a weaker generator of the same latents, for guidance=autoguidance."""
     sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=HeunConfig)
@@ -43,6 +43,8 @@ class SampleConfig(RecipeConfig):
     """Number of the first image: 64 … 127 of one seed go on where 0 … 63 ended."""
     labels: list[str | int] = field(default_factory=list)
     """Classes, by name or number, taken in turn; left out: all classes in turn."""
+    latents: bool = False
+    """Also write the raw latents, ``latents.safetensors``: "latents" [count, C, h, w]."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images at once; it does not change them."""
 

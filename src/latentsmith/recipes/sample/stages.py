@@ -1,10 +1,12 @@
 """The sample recipe's one stage."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsmith.config.run import Run
@@ -14,10 +16,11 @@ from latentsmith.errors import UserError
 from latentsmith.recipes.sample.config import SampleConfig
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.sampling.labels import labels_of
-from latentsmith.training.grids import save_grid, save_images
+from latentsmith.training.grids import save_grid, write_images
 from latentsmith.training.team import Team
 from latentsmith.utils.counter import Counter
-from latentsmith.utils.files import write_json
+from latentsmith.utils.digest import state_digest
+from latentsmith.utils.files import atomic_folder, atomic_path, write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,9 @@ SHOWN = 256
 
 
 def sample(cfg: SampleConfig, run: Run) -> None:
-    """Write ``images/<number>.png``, ``samples.png`` (a grid) and ``samples.json``: what made
-    them, and each image's class.
+    """Write ``images/<number>.png``, ``samples.png`` (a grid of the first) and ``samples.json``:
+    what made them, and each image's class; ``latents.safetensors`` where asked for. Made again only
+    when the generator at its place has become another.
 
     Raises:
         UserError: no generator there, another autoencoder than its own, unknown classes, or several
@@ -39,15 +43,25 @@ def sample(cfg: SampleConfig, run: Run) -> None:
             "sample runs in one process. Share the work by first= and count=: image number i is "
             "the same wherever it is made"
         )
-    if run.stage_done("samples"):
-        return
     generator = load(cfg, team.device)
+    weights = state_digest(generator.backbone.state_dict())
+    if run.stage_done("samples") and run.summary("samples").get("weights") == weights:
+        return
     numbers = torch.arange(cfg.first, cfg.first + cfg.count)
     labels = labels_of(numbers, cfg.labels, generator.info.classes)
-    images = make(cfg, generator, numbers, labels)
     names = [f"{number:06}" for number in numbers.tolist()]
-    save_images(images, run.path / "images", names)
-    save_grid(images[:SHOWN], run.path / "samples.png")
+    shown, kept = [], []
+    with atomic_folder(run.path / "images") as folder, Counter("sampling", cfg.count) as count:
+        for rows, latents, images in make(cfg, generator, numbers, labels):
+            # written as they come: a data set's worth of images does not fit in memory
+            write_images(images, folder, [names[row] for row in rows.tolist()])
+            shown += images[: SHOWN - len(shown)]
+            kept += [latents] if cfg.latents else []
+            count(int(rows[-1]) + 1)
+    save_grid(torch.stack(shown), run.path / "samples.png")
+    if cfg.latents:
+        with atomic_path(run.path / "latents.safetensors") as tmp:
+            save_file({"latents": torch.cat(kept)}, tmp)
     classes = [None] * len(numbers) if labels is None else labels.tolist()
     record = {
         "generator": generator.info.to_json(),
@@ -55,7 +69,7 @@ def sample(cfg: SampleConfig, run: Run) -> None:
         "images": [{"file": f"{n}.png", "class": c} for n, c in zip(names, classes, strict=True)],
     }
     write_json(run.path / "samples.json", record)
-    run.mark_done("samples", {"images": run.path / "images", "count": cfg.count})
+    run.mark_done("samples", {"images": run.path / "images", "weights": weights})
     log.info("%d images in %s", cfg.count, run.path / "images")
     log.info("a grid in %s", run.path / "samples.png")
 
@@ -67,20 +81,18 @@ def load(cfg: SampleConfig, device: torch.device | str = "cpu") -> LatentGenerat
 
 def make(
     cfg: SampleConfig, generator: LatentGenerator, numbers: Tensor, labels: Tensor | None
-) -> Tensor:
-    """Images [N, C, H, W] in [0, 1] of the given numbers, with progress."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(rows of ``numbers`` [B], raw latents [B, C, h, w], images [B, C, H, W] in [0, 1]), batch by
+    batch."""
     how: dict[str, Any] = {"sampler": cfg.sampler, "guidance": cfg.guidance, "seed": cfg.seed}
     if cfg.weak is not None:
         how["weak"] = _weak(generator, cfg.weak)
-    parts = []
-    with Counter("sampling", len(numbers)) as count:
-        for rows in torch.arange(len(numbers)).split(cfg.batch_size):
-            some = None if labels is None else labels[rows]
-            parts.append(
-                generator.sample(numbers[rows], labels=some, batch_size=cfg.batch_size, **how)
-            )
-            count(int(rows[-1]) + 1)
-    return torch.cat(parts)
+    for rows in torch.arange(len(numbers)).split(cfg.batch_size):
+        some = None if labels is None else labels[rows]
+        latents = generator.sample_latents(
+            numbers[rows], labels=some, batch_size=cfg.batch_size, **how
+        )
+        yield rows, latents, generator.decode(latents, batch_size=cfg.batch_size)
 
 
 def _weak(generator: LatentGenerator, folder: Path) -> Denoiser:
