@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from scipy import stats
 
 from latentsmith.metrics.base import Measurement, Stamp
@@ -32,6 +33,8 @@ def test_over_seeds_the_interval_is_of_the_mean_and_the_stamp_says_so():
     assert found.value == pytest.approx(sum(VALUES) / 4)
     assert found.interval == pytest.approx(student_interval(VALUES))
     assert found.stamp.seed is None
+    drawn = [replace(m, draws=torch.zeros(3)) for m in measured(*VALUES)]
+    assert across_seeds(drawn).draws is None, "they are of one model"
     assert found.stamp.detail == {"k": 5, "seeds": 4, "interval": "Student's t over seeds"}
 
 

@@ -1,6 +1,7 @@
 """Stage C's targets: when is a regularized arm faster, and by how much."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,6 +47,7 @@ def test_a_bar_that_is_never_met_is_infinitely_far():
 
 def test_a_curve_that_rises_again_counts_where_it_first_crossed():
     assert crossing({1: 10.0, 2: 4.0, 3: 8.0}, 7.0) == pytest.approx(1.5)
+    assert crossing({1: 4.0, 2: 8.0}, 4.0) == 1
 
 
 def test_part_of_the_baselines_samples():
@@ -92,6 +94,27 @@ def test_a_milestone_that_was_not_measured_is_gone_over():
     found["regularized"].cards[0][150].measurements.clear()
     needed = samples_to_baseline(found, "fd_net")
     assert needed is not None and needed.value == pytest.approx(0.75)
+
+
+def test_a_fifth_fewer_samples_is_the_win():
+    base = scores({100: 90.0, 200: 60.0})
+    for at_150, verdict in ((66.0, "no-go"), (50.0, "go")):  # met at 170 and 133 of 200
+        new = scores({100: 80.0, 150: at_150, 200: 51.0})
+        faster = targets({"baseline": base, "regularized": new})[1]
+        assert faster.measurement is not None and (faster.verdict, faster.bound) == (verdict, 0.8)
+
+
+def test_with_one_seed_the_images_decide_paired():
+    found = {"baseline": scores({100: 60.0}), "regularized": scores({100: 58.0})}
+    noise = torch.linspace(-9, 9, 50)  # far wider than the difference, and common to both
+    for arm, value in (("baseline", 60.0), ("regularized", 58.0)):
+        of_arm = found[arm].cards[0][100]
+        draws = value + noise + torch.linspace(-1, 1, 50).square()
+        of_arm.measurements = [replace(m, draws=draws) for m in of_arm]
+    final = targets(found)[0]
+    assert final.verdict == "go" and not final.note
+    worse = targets({"baseline": found["regularized"], "regularized": found["baseline"]})[0]
+    assert worse.verdict == "no-go" and not worse.note
 
 
 def test_before_stage_c_it_is_not_measured():
