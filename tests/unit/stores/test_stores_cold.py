@@ -10,7 +10,7 @@ import torch
 
 from helpers.reading import make_store
 from latentsmith.errors import UserError
-from latentsmith.stores import cold, joined
+from latentsmith.stores import cold, gather, joined
 from latentsmith.stores.base import FieldSpec
 from latentsmith.stores.cold import RowFiles
 from latentsmith.stores.joined import LOOK_EVERY, StoreReader
@@ -57,7 +57,7 @@ def test_rows_side_by_side_are_one_read_of_bounded_size(files, monkeypatch):
     assert sorted(calls) == [1, 1, 1, 1, 1, 2, 2, 3]
     calls.clear()
     monkeypatch.setattr(cold, "RUN_BYTES", 2 * 60)
-    read(files, "mean", torch.arange(7))
+    assert torch.equal(read(files, "mean", torch.arange(7)), VALUES["mean"][:7])
     assert sorted(calls) == [1, 2, 2, 2]
     calls.clear()
     monkeypatch.setattr(cold, "RUN_BYTES", 1 << 20)
@@ -229,14 +229,17 @@ def test_small_stores_and_lmdb_are_never_asked_about(tmp_path, store, monkeypatc
     lmdb.close()
 
 
+@pytest.mark.parametrize("chunk", [1, 5 * 4 * 15, 1 << 20])
 @pytest.mark.parametrize("read", ["mmap", "pread"])
-def test_int8_fields_are_those_of_gather(tmp_path, read):
+def test_int8_fields_are_those_of_gather(tmp_path, monkeypatch, read, chunk):
+    """Decoded row by row, by fives (of 12), and at once."""
     tokens = {"tokens": VALUES["mean"], "vector": VALUES["half"]}
     store = make_store(tmp_path / "int8", tokens, int8=("tokens", "vector"))
     assert store.manifest.fields["tokens"] == FieldSpec((3, 5), "int8")
+    wanted = store.gather(ROWS)
+    monkeypatch.setattr(gather, "CHUNK", chunk)
     reader, out = StoreReader(store, list(tokens), read), buffers(store)
     reader.fill(ROWS, out)
     reader.close()
-    wanted = store.gather(ROWS)
     assert all(torch.equal(out[n], wanted[n]) for n in tokens)
     assert (out["tokens"] - VALUES["mean"][ROWS]).abs().max() < 0.02

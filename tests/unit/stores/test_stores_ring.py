@@ -163,13 +163,13 @@ def test_closing_early_joins_the_threads_and_frees_the_memory():
     ring = BatchRing(filler, iter(plans(10**5)), depth=6, threads=3)
     batch = next(ring)
     assert ring_threads()
+    memory = weakref.ref(ring._slots[0]._memory["half"])
     ring.close()
     done = len(filler.seen)
     assert not ring_threads() and filler.closed == 1
     assert right(batch, plans(1)[0]), "what was taken stays valid"
     time.sleep(0.02)
     assert len(filler.seen) == done <= 6 * 4, "nothing is filled after closing"
-    memory = weakref.ref(batch["half"].untyped_storage())
     ring.close()
     del batch
     gc.collect()
