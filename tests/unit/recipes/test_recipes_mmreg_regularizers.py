@@ -89,6 +89,16 @@ def test_parts_add_up_and_go_by_their_names():
     assert grads["regularizers.2.projection.weight"].norm() > 0
 
 
+def test_alignment_pulls_at_the_encoder_in_proportion_to_the_reconstruction():
+    """Half as hard with weight 0.5; KL is no part of the measure."""
+    key = "autoencoder.model.encoder.conv_out.weight"
+    plain, aligned = (
+        whole_batch(task(ObjectiveConfig(l1=0, mse=1, kl=0), **losses))[1][key]
+        for losses in ({}, {"va": VA})
+    )
+    torch.testing.assert_close((aligned - plain).norm(), 0.5 * plain.norm(), rtol=1e-3, atol=0)
+
+
 def test_weights_ramp_each_on_its_own():
     t = task(eq=EQVAEConfig(weight=2.0, ramp=0.5), pairs=PAIRS)
     for seen, weight in ((0, 0.0), (25, 1.0), (50, 2.0)):
