@@ -8,6 +8,7 @@ import torch
 
 from latentsmith.metrics.base import Measurement, Stamp
 from latentsmith.metrics.card import LatentCard
+from latentsmith.recipes.mmreg import report_generation
 from latentsmith.recipes.mmreg.report_generation import (
     Scores,
     crossing,
@@ -141,3 +142,14 @@ def test_the_section_shows_curves_numbers_and_both_arms_samples():
     curves, table, grid = shown.items
     assert [row[:2] for row in table.rows] == [["fd_net", 100], ["fd_net", 200], ["kid_net", 200]]
     assert "baseline" in curves.alt and grid.data
+
+
+def test_both_arms_stand_below_each_other_image_by_image(monkeypatch):
+    rows = []
+    monkeypatch.setattr(report_generation, "image_grid", lambda given, **_: rows.extend(given))
+    found = {arm: scores({100: 60.0}) for arm in ("baseline", "regularized")}
+    section(found, 8)
+    assert [arm for arm, _ in rows] == ["baseline", "regularized"] * 2
+    for arm, images in zip(("baseline", "regularized"), (rows[0::2], rows[1::2]), strict=True):
+        made = found[arm].cards[0][100].figures["samples"]
+        assert torch.equal(torch.cat([part for _, part in images]), made)

@@ -72,6 +72,8 @@ def test_a_run_that_failed_costs_its_seed_alone():
     groups = groups_of(RECORDS[:5], "arm")
     (row,) = changes(groups, groups[0], ["fd_x"], "c").rows
     assert row[1] == 2 and row[3] == "−4.950"  # of seeds 0 and 2
+    (row,) = changes(groups, groups[1], ["fd_x"], "c").rows
+    assert row[1] == 2 and row[3] == "4.950", "the other way too"
     groups = groups_of([*RECORDS[:1], *RECORDS[3:5]], "arm")
     assert changes(groups, groups[0], ["fd_x"], "c").rows == [], "no seed in common"
 

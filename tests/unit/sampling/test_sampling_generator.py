@@ -73,6 +73,27 @@ def test_samples_belong_to_their_index_not_to_their_batch(generator, sampler):
     assert not torch.allclose(whole, generator.sample_latents(range(10), **{**how, "seed": 6}))
 
 
+def test_given_noise_is_the_start_of_its_own_sample(generator):
+    noise = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(2))
+    whole = generator.sample_latents(range(5), noise=noise, batch_size=5, **HOW)
+    parts = generator.sample_latents(range(5), noise=noise, batch_size=2, **HOW)
+    assert torch.allclose(whole, parts, atol=1e-5)
+    moved = generator.sample_latents([0, 4, 2, 3, 1], noise=noise, **HOW)
+    assert torch.allclose(moved[[0, 2, 3]], whole[[0, 2, 3]], atol=1e-5), (
+        "labels aside, noise alone"
+    )
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_sampling_leaves_the_backbone_in_its_mode(generator, mode):
+    seen = []
+    generator.backbone.train(mode)
+    hook = generator.backbone.register_forward_pre_hook(lambda m, _: seen.append(m.training))
+    generator.sample_latents(range(2), **HOW)
+    hook.remove()
+    assert generator.backbone.training is mode and seen and not any(seen)
+
+
 def test_labels_count_through_the_classes_and_matter(generator):
     usual = generator.sample_latents(range(6), **HOW)
     named = generator.sample_latents(range(6), labels=torch.tensor([0, 1, 2, 0, 1, 2]), **HOW)

@@ -114,6 +114,8 @@ def test_image_grid_is_row_by_row_with_gaps():
     assert grid.shape == (7, 7, 3)
     assert grid[1, 1, 0] == 0 and grid[1, 4, 0] == 128 and grid[4, 1, 0] == 255
     assert grid[0, 0, 0] == 255 and grid[4, 4, 0] == 255
+    wide = image_grid(torch.linspace(0, 1, 6).reshape(6, 1, 1, 1), gap=0, columns=3)
+    assert wide[:, :, 0].tolist() == [[0, 51, 102], [153, 204, 255]]
     colour = torch.zeros(1, 3, 2, 2)
     colour[:, 0] = 1.0
     assert image_grid(colour, gap=0)[0, 0].tolist() == [255, 0, 0]
