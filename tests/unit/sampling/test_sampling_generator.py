@@ -3,15 +3,18 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
 from latentsmith.backbones.dit import SiTConfig
+from latentsmith.diffusion.denoiser import Denoiser
 from latentsmith.diffusion.flow import LinearPathConfig
 from latentsmith.errors import UserError
 from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
+from latentsmith.sampling.guidance.autoguidance import AutoguidanceConfig
 from latentsmith.sampling.guidance.cfg import CfgConfig
 from latentsmith.sampling.guidance.none import NoGuidanceConfig
 from latentsmith.sampling.pairing import Pairing, normalizer_digest
@@ -46,11 +49,11 @@ def info_for(ae: KLAutoencoder, classes: list[str] | None = CLASSES) -> Generato
     return GeneratorInfo(LinearPathConfig(), pairing, "model", classes, {"samples": 10})
 
 
-def lively(classes: int | None = 3) -> torch.nn.Module:
+def lively(classes: int | None = 3, seed: int = 3) -> torch.nn.Module:
     """A backbone whose output is not the 0 of its start."""
     config = SiTConfig(size=None, width=8, depth=1, heads=2, patch=2)
     backbone = config.build((2, 4, 4), classes)
-    rng = torch.Generator().manual_seed(3)
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in backbone.parameters():
             p.add_(torch.randn(p.shape, generator=rng) * 0.2)
@@ -106,6 +109,30 @@ def test_guidance_reaches_the_sampler(generator):
     guided = {**HOW, "guidance": CfgConfig(scale=4.0)}
     usual = generator.sample_latents([0, 1], **HOW)
     assert not torch.allclose(generator.sample_latents([0, 1], **guided), usual, atol=1e-3)
+
+
+def test_a_weak_generator_takes_part_in_every_batch(generator):
+    weak = Denoiser(lively(seed=4), generator.path)
+    guided = {**HOW, "guidance": AutoguidanceConfig(scale=2.0)}
+    usual, own = generator.sample_latents(range(2), **HOW), Denoiser(lively(), generator.path)
+    same = generator.sample_latents(range(2), weak=own, **guided)
+    assert torch.allclose(same, usual, atol=1e-4), "of its own equal there is nothing to leave"
+    other = generator.sample_latents(range(2), weak=weak, **guided)
+    assert not torch.allclose(other, usual, atol=1e-2)
+
+
+def test_a_store_of_another_encoder_is_refused(decoder):
+    made_by = decoder.require_normalizer().encoder_digest
+
+    def store(weights: str) -> SimpleNamespace:
+        manifest = SimpleNamespace(encoder={"weights": weights}, fingerprint=lambda: "print")
+        return SimpleNamespace(path="place", manifest=manifest)
+
+    assert Pairing.of(decoder, store(made_by)) == replace(
+        info_for(decoder).pairing, latents="print"
+    )
+    with pytest.raises(UserError, match=f"another encoder .abc. than that of .*{made_by[:12]}"):
+        Pairing.of(decoder, store("abc"))
 
 
 def test_latents_are_raw_and_images_are_decoded_from_them(generator, decoder):
