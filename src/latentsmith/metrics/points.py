@@ -75,8 +75,8 @@ class Points:
             for some in torch.arange(len(i), device=x.device).split(65536):
                 block[i[some], j[some]] = (x[rows[i[some]]] - x[j[some]]).square().sum(1)
             d2[rows] = block
-        d2.fill_diagonal_(0.0)
-        return d2.clamp_min_(0.0).sqrt_()
+        d2.triu_(1)  # one half, mirrored: some matrix kernels round x y' and y x' apart
+        return (d2 + d2.T).clamp_min_(0.0).sqrt_()
 
     @cached_property
     def distance_ranks(self) -> Tensor:
