@@ -130,8 +130,7 @@ class StoreBatches:
             if not self.columns:
                 yield from ring
                 return
-            while (batch := next(ring, None)) is not None:
+            for batch in ring:
                 for name, column in self.columns.items():
                     batch[name] = torch.index_select(column, 0, batch["index"])
                 yield batch
-                del batch  # whoever asks for the next one has let go of it

@@ -125,6 +125,8 @@ def test_unreadable_rows_are_left_out_of_every_epoch(tmp_path):
     whole = make_store(tmp_path / "whole", VALUES)
     assert batches.fingerprint != StoreBatches(whole, batch_size=6, seed=2).fingerprint
     assert batches.fingerprint["n"] == 42
+    others = make_store(tmp_path / "others", VALUES, unreadable=dict.fromkeys([0, 17, 43], "x"))
+    assert batches.fingerprint != StoreBatches(others, batch_size=6, seed=2).fingerprint
 
 
 def test_columns_go_by_row(store):
