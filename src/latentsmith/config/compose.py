@@ -128,7 +128,7 @@ def _compose_values(
     config = tree.changeable(tree.compose_tree(nodes, lines))
     for choice in swapped:
         _forget_old_option(nodes, config, choice)
-    _apply_when(config)
+    _apply_when(nodes.config, config)
     values = tree.plain(config)
     for g in given:
         if g.choice is None and _check(nodes, g, values, problems):
@@ -223,17 +223,18 @@ def _forget_old_option(nodes: Nodes, config: DictConfig, choice: Choice) -> None
             node.pop(name)
 
 
-def _apply_when(config: DictConfig) -> None:
+def _apply_when(recipe: type, config: DictConfig) -> None:
     """Merge what presets say for one option of a choice: ``when: {loss=pearson: {weight: 0.1}}``.
+    Entries of mappings (``more_losses.eq=eqvae``) may be absent.
 
-    Raises ValueError for an entry that names no choice: a mistake in a preset.
+    Raises ValueError for a condition that names no choice: a mistake in a preset.
     """
     for condition, settings in (config.pop("when", None) or {}).items():
         path, equals, option = str(condition).partition("=")
-        node = tree.get(config, path)
-        if not equals or not isinstance(node, DictConfig) or "kind" not in node:
+        if not equals or choice_at(recipe, path.split(".")) is None:
             raise ValueError(f"when: {condition!r} in a preset names no choice (loss=pearson does)")
-        if node["kind"] == option:
+        node = tree.get(config, path)
+        if isinstance(node, DictConfig) and node.get("kind") == option:
             tree.put(config, path, settings)
 
 

@@ -155,14 +155,17 @@ def test_what_a_preset_says_of_one_option_holds_for_it_alone():
     assert compose("toy", ["experiment=when", "law=teacher"]).law == Teacher(
         engine=Diesel(oiled=False)
     )
+    more = compose("toy", ["experiment=when", "more.rival=diesel"]).more["rival"]
+    assert more == Diesel(injection="chamber"), "an entry of a mapping, where it is there"
     filled = compose("toy", ["experiment=when", "engine=loaded"]).engine
     assert filled.fuel == Path("shed"), "required settings may come from there too"
 
 
-def test_a_condition_that_names_no_choice_is_a_mistake_in_the_preset():
+def test_a_condition_that_names_no_choice_is_a_mistake_in_the_preset(toy):
     from omegaconf import OmegaConf
 
     from latentsmith.config.compose import _apply_when
 
+    wrong = OmegaConf.create({"when": {"pretrain=x": {"samples": 1}}, "pretrain": {}})
     with pytest.raises(ValueError, match="names no choice"):
-        _apply_when(OmegaConf.create({"when": {"pretrain=x": {"samples": 1}}, "pretrain": {}}))
+        _apply_when(toy, wrong)
