@@ -250,7 +250,7 @@ class Inception(Encoder):
         if self.resize == "tf_bilinear":
             pixels = tf_bilinear(pixels, SIDE)
         else:
-            pixels = resize(pixels / 255, (SIDE, SIDE)).clamp(0, 1) * 255
+            pixels = resize(pixels / 255, (SIDE, SIDE)) * 255
         return (pixels - 128) / 128
 
     @torch.no_grad()
