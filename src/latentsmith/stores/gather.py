@@ -69,8 +69,12 @@ class RowTables:
         if self._span is None:
             _move(sources, width, out.data_ptr(), range(len(rows)))
             return
+        if not self._span.any_odd:
+            self._span.take(sources, as_bytes(out))
+            return
         odd = self._span.odd[shards]
-        self._span.take(sources, odd, as_bytes(out))
+        # beside an odd table nothing need be mapped: take any other row in its place
+        self._span.take(np.where(odd, self._span.first, sources), as_bytes(out))
         _move(sources[odd], width, out.data_ptr(), np.flatnonzero(odd).tolist())
 
 
@@ -83,7 +87,7 @@ class _Span:
     """
 
     def __init__(self, first: int, pieces: np.ndarray, odd: np.ndarray, width: int):
-        self.first, self.pieces, self.odd = first, pieces, odd
+        self.first, self.pieces, self.odd, self.any_odd = first, pieces, odd, bool(odd.any())
         self._steps = np.arange(width // pieces.shape[1])  # pieces of a row
 
     @classmethod
@@ -102,10 +106,9 @@ class _Span:
         pieces = as_strided(as_bytes(lowest), (count, piece), (piece, 1), writeable=False)
         return cls(lowest.data_ptr(), pieces, odd, width)
 
-    def take(self, sources: np.ndarray, odd: np.ndarray, out: np.ndarray) -> None:
-        """Rows at these addresses into ``out`` uint8 [B, width]; for odd ones, anything."""
+    def take(self, sources: np.ndarray, out: np.ndarray) -> None:
+        """Rows at these addresses, of tables that are not odd, into ``out`` uint8 [B, width]."""
         piece = self.pieces.shape[1]
-        sources = np.where(odd, self.first, sources)  # beside an odd table nothing need be mapped
         at = ((sources - self.first) // piece)[:, None] + self._steps
         target = out.reshape(len(out), len(self._steps), piece)
         np.take(self.pieces, at, axis=0, out=target, mode="clip")
