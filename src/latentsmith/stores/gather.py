@@ -5,23 +5,23 @@ belongs in the batch. Grouping a batch by shard would let one call copy many row
 must then be spread over the batch by a second copy, and traffic is what gathering costs: on 20
 shards that was 10 to 20 times slower than the ways below.
 
-- One table: `numpy.take` into the buffer, 1.1 to 1.7 times as fast as `torch.index_select`.
-- Many, rows up to 64 KiB: one `numpy.take` too, over the address space from the first mapping to
-  the last, seen as one array of pieces of 4 KiB; what lies between mappings is never touched.
-- Many, large rows: one `memmove` for each. That costs 0.5 µs and letting go of the interpreter
-  lock once per row, which threads that fill other batches feel with small rows.
+- One table: `numpy.take` into the buffer.
+- Many: one `torch.index_select` over all memory from the first mapping to the last, seen as rows
+  that overlap: row i begins at byte i. What lies between mappings is never touched.
+
+Either is one call without the interpreter lock. A `memmove` for each row moves as much in one
+thread, but taking the lock back after each of 128 rows holds up threads that fill other batches.
+(`numpy.take` cannot do the second: it copies a whole batch aside when its buffer lies between the
+mappings.)
 """
 
 import ctypes
-import math
-import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from latentsmith.stores.base import FeatureStore, FieldSpec
@@ -32,8 +32,8 @@ from latentsmith.stores.rows import as_bytes, buffer, check_rows, chosen
 Copy = Callable[[str, Tensor, Tensor], None]
 """(name of a stored tensor, rows int64 [B], buffer [B, …]): copies the rows into the buffer."""
 
-LARGEST_BY_PIECES, SMALLEST_PIECE = 64 << 10, 64
-"""Bytes. Beyond them one move for each row is faster: three times for rows of 128 KiB."""
+MOST_NUMBERS = 1 << 62
+"""What torch lets a tensor have: mappings 2⁴³ bytes apart, with rows of 512 KiB."""
 
 CHUNK = 2 << 20
 """int8 is decoded in pieces of about so many bytes of float32, which stay in the cache: 7 times
@@ -52,73 +52,54 @@ class RowTables:
         self.tables, self.rows_per = list(tables), rows_per
         self._first = as_bytes(self.tables[0])
         self._begins = np.array([table.data_ptr() for table in self.tables], dtype=np.int64)
-        self._span = None
-        if len(self.tables) > 1 and self._first.shape[1] <= LARGEST_BY_PIECES:
-            self._span = _Span.over(self.tables, self._first.shape[1])
+        end = max(table.data_ptr() + table.nbytes for table in self.tables)
+        self._memory = Memory(int(self._begins.min()), end, self._first.shape[1])
 
     def copy(self, rows: Tensor, out: Tensor) -> None:
         """Rows int64 [B], which must be there, into ``out`` [B, …], contiguous, of the tables'
         dtype. Several threads may copy at once."""
-        width = self._first.shape[1]
         if len(self.tables) == 1:
             # no row is out of range; with mode "raise" numpy would copy through a buffer of its own
             np.take(self._first, rows.numpy(), axis=0, out=as_bytes(out), mode="clip")
             return
         shards, local = np.divmod(rows.numpy(), self.rows_per)
-        sources = self._begins[shards] + local * width
-        if self._span is None:
-            _move(sources, width, out.data_ptr(), range(len(rows)))
+        self._memory.copy(self._begins[shards] + local * self._first.shape[1], as_bytes(out))
+
+
+class Memory:
+    """Rows of ``width`` bytes anywhere from address ``first`` to ``end``. It owns nothing: what is
+    copied must be mapped, and stay so meanwhile."""
+
+    def __init__(self, first: int, end: int, width: int):
+        self.first, self.width = first, width
+        self._rows: Tensor | None = None
+        count = end - first - width + 1
+        if count * width < MOST_NUMBERS:
+            all_of_it = torch.from_numpy(np.asarray(_Bytes(first, end - first)))
+            self._rows = all_of_it.as_strided((count, width), (1, 1))
+
+    def copy(self, sources: np.ndarray, out: np.ndarray) -> None:
+        """Rows at addresses int64 [B] into ``out`` uint8 [B, width]."""
+        if self._rows is not None:
+            at = torch.from_numpy(sources - self.first)
+            torch.index_select(self._rows, 0, at, out=torch.from_numpy(out))
             return
-        if not self._span.any_odd:
-            self._span.take(sources, as_bytes(out))
-            return
-        odd = self._span.odd[shards]
-        # beside an odd table nothing need be mapped: take any other row in its place
-        self._span.take(np.where(odd, self._span.first, sources), as_bytes(out))
-        _move(sources[odd], width, out.data_ptr(), np.flatnonzero(odd).tolist())
+        move, target = _memmove(), out.ctypes.data
+        for source in sources.tolist():
+            move(target, source, self.width)
+            target += self.width
 
 
-class _Span:
-    """Memory from the first table to the last as pieces of one size.
+class _Bytes:
+    """Memory as numpy takes it from anybody."""
 
-    Attributes:
-        odd: bool [tables], those that do not lie on the pieces (the last shard's header may be
-            shorter).
-    """
-
-    def __init__(self, first: int, pieces: np.ndarray, odd: np.ndarray, width: int):
-        self.first, self.pieces, self.odd, self.any_odd = first, pieces, odd, bool(odd.any())
-        self._steps = np.arange(width // pieces.shape[1])  # pieces of a row
-
-    @classmethod
-    def over(cls, tables: Sequence[Tensor], width: int) -> "_Span | None":
-        """Pieces as large as they can be; None where that is too small to be worth it."""
-        piece = math.gcd(width, mmap.PAGESIZE)
-        if piece < SMALLEST_PIECE:
-            return None
-        begins = np.array([table.data_ptr() for table in tables], dtype=np.int64)
-        odd = (begins - begins[0]) % piece != 0
-        lowest = tables[int(np.where(odd, np.iinfo(np.int64).max, begins).argmin())]
-        end = max(
-            t.data_ptr() + t.nbytes for t, o in zip(tables, odd.tolist(), strict=True) if not o
-        )
-        count = (end - lowest.data_ptr()) // piece
-        pieces = as_strided(as_bytes(lowest), (count, piece), (piece, 1), writeable=False)
-        return cls(lowest.data_ptr(), pieces, odd, width)
-
-    def take(self, sources: np.ndarray, out: np.ndarray) -> None:
-        """Rows at these addresses, of tables that are not odd, into ``out`` uint8 [B, width]."""
-        piece = self.pieces.shape[1]
-        at = ((sources - self.first) // piece)[:, None] + self._steps
-        target = out.reshape(len(out), len(self._steps), piece)
-        np.take(self.pieces, at, axis=0, out=target, mode="clip")
-
-
-def _move(sources: np.ndarray, width: int, target: int, places: Iterable[int]) -> None:
-    """``width`` bytes from each of ``sources`` to a place in the batch at ``target``."""
-    move = _memmove()
-    for source, place in zip(sources.tolist(), places, strict=True):
-        move(target + place * width, source, width)
+    def __init__(self, first: int, count: int):
+        self.__array_interface__ = {
+            "data": (first, False),
+            "shape": (count,),
+            "typestr": "|u1",
+            "version": 3,
+        }
 
 
 @cache

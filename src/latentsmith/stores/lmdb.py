@@ -12,6 +12,7 @@ LMDB has one writer, a B+tree walk for every record, and does not like network d
 the default for these reasons.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from latentsmith.stores.keys import KeyTable
 from latentsmith.stores.layout import DAMAGE, Layout, parts, row_bytes
 from latentsmith.stores.lmdb_env import Environment
 from latentsmith.stores.quantize import dequantize
+from latentsmith.stores.records import Records
 from latentsmith.stores.rows import as_bytes, buffer, check_rows, chosen, refuse_unreadable
 
 OWN = b"__latentsmith__"
@@ -70,6 +72,7 @@ class LmdbStore:
         self._env = Environment(self.path)
         self._keys: KeyTable | None = None
         self._names: list[bytes] = []
+        self._records: dict[str, Records] = {}
         self._foreign = False
         self.unreadable: Mapping[int, str] = {}
         self.statistics: dict[str, Any] = {}
@@ -117,7 +120,7 @@ class LmdbStore:
 
     def __getstate__(self) -> dict[str, Any]:
         own = {} if self._foreign else {"_keys": None}  # a stranger's are found by a long walk
-        return self.__dict__ | {"_names": []} | own
+        return self.__dict__ | {"_names": [], "_records": {}} | own
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -176,14 +179,15 @@ class LmdbStore:
 
     def _copy(self, name: str, rows: list[int], target: np.ndarray) -> None:
         """Records of a field into ``target`` uint8 [B, bytes of a record]."""
-        width = target.shape[1]
-        with self._env.begin() as txn:
-            for i, row in enumerate(rows):
-                value = txn.get(self._record(row, name))
-                if value is None or len(value) != width:
-                    spec = self.manifest.fields[name]
-                    value = self._sized(name, spec, self.keys[row], value)
-                target[i] = np.frombuffer(value, np.uint8)
+        env = self._env.here()  # held until the end: another thread may close meanwhile
+        known = self._records.get(name)
+        if known is None or not known.of(env):
+            known = self._records[name] = Records(env, len(self), target.shape[1])
+        known.copy(np.array(rows, dtype=np.int64), target, functools.partial(self._find, name))
+
+    def _find(self, name: str, txn: Any, row: int) -> Any:
+        value = txn.get(self._record(row, name))
+        return self._sized(name, self.manifest.fields[name], self.keys[row], value)
 
     def _parts(self, name: str, rows: list[int]) -> dict[str, Tensor]:
         """The stored tensors of a field, as `latentsmith.stores.layout.parts` names them."""
@@ -214,6 +218,7 @@ class LmdbStore:
 
     def close(self) -> None:
         """Let go of the file; the next `gather` opens it again."""
+        self._records = {}
         self._env.close()
 
 

@@ -84,12 +84,16 @@ class Environment:
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_held": None}
 
-    def begin(self) -> Any:
-        """A read transaction whose values are views of the mapping."""
+    def here(self) -> Any:
+        """This process's environment."""
         held = self._held  # one read: another thread may close meanwhile
         if held is None or held[0] != os.getpid():
             held = self._held = (os.getpid(), read_only(self.path))
-        return held[1].begin(buffers=True)
+        return held[1]
+
+    def begin(self) -> Any:
+        """A read transaction whose values are views of the mapping."""
+        return self.here().begin(buffers=True)
 
     def close(self) -> None:
         """Let go; the file is closed when no other store of this process uses it."""

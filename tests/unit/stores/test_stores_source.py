@@ -150,7 +150,9 @@ def test_columns_go_by_row(store):
 
 def test_buffers_are_used_again(store, nothing_in_memory):
     for columns in ({}, {"other": torch.arange(N)}):
-        stream = StoreBatches(store, batch_size=8, seed=0, depth=5, columns=columns).iterate(0)
+        stream = StoreBatches(
+            store, batch_size=8, seed=0, depth=5, threads=1, columns=columns
+        ).iterate(0)
         addresses = {batch["mean"].data_ptr() for batch in itertools.islice(stream, 40)}
         stream.close()
         assert len(addresses) == 5
