@@ -134,6 +134,23 @@ def test_a_sweep_runs_each_and_reports(reported, capsys, monkeypatch):
     assert len(reported) == 2
 
 
+def test_parts_of_a_sweep_are_disjoint_and_the_last_one_reports(reported, capsys):
+    line = ["sweep", "toy", "scale=smoke", "seed=1,2,3", "--out", "grid", "--part"]
+    assert main([*line, "2/2"]) == 0
+    assert sorted(f.name for f in Path("grid").iterdir()) == ["1-seed=2"] and reported == []
+    assert capsys.readouterr().out.endswith("1 of 3 runs finished in grid\n")
+    assert main([*line, "1/2"]) == 0
+    assert reported == [(["0-seed=1", "1-seed=2", "2-seed=3"], Path("grid"))]
+    assert capsys.readouterr().out.endswith("3 of 3 runs finished in grid\n")
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3"])
+def test_what_is_no_part_is_refused(reported, capsys, text):
+    assert main(["sweep", "toy", "seed=1,2", "--part", text]) == 2
+    assert "give I/N with 1 ≤ I ≤ N, e.g. --part 1/2" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 def test_a_failed_run_of_a_sweep_does_not_cost_the_others(reported, capsys):
     line = ["sweep", "toy", "scale=smoke", "fail=user,crash,no", "--out", "grid"]
     assert main(line) == 1

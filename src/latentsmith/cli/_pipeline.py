@@ -81,7 +81,10 @@ def go_through(run: "Run", stages: "list[Stage]") -> None:
         state = " (done before)" if run.stage_done(stage.name) else ""
         log.info("[%d/%d] %s: %s%s", n, len(stages), stage.name, stage.help, state)
         started = time.monotonic()
-        stage.run(run)
+        try:
+            stage.run(run)
+        finally:
+            run.let_go()
         log.info("[%d/%d] %s: %s", n, len(stages), stage.name, clock(time.monotonic() - started))
 
 

@@ -23,6 +23,7 @@ HELP = "run a recipe for every combination of settings, then compare"
 EXAMPLES = """examples:
   latentsmith sweep mmreg scale=laptop loss.weight=0,0.1,0.3,1,3
   latentsmith sweep mmreg scale=laptop loss=pearson,si_huber 'seed=range(0,3)'
+  latentsmith sweep mmreg scale=laptop 'seed=range(0,8)' --part 1/2   # and 2/2 elsewhere
 """
 
 
@@ -34,6 +35,12 @@ def add(subparsers: Any) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="see 'latentsmith list recipes'")
     add_overrides(parser)
     add_until(parser)
+    parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help="run only every N-th combination, from the I-th: for several processes, machines with "
+        "a common disk, or the tasks of a job array. The last to finish writes the report",
+    )
     parser.set_defaults(run=sweep)
 
 
@@ -50,22 +57,47 @@ def sweep(args: argparse.Namespace) -> int:
         up_to(configs[0].stages(), args.until)  # a mistake shows before anything runs
     path = default_path(args.recipe, args.overrides)
     out = args.out or ROOT / args.recipe / f"sweep-{path.name}"
+    mine = part(args.part, len(grid))
     prepare()
     folders = [out / name for name in names(grid)]
     failed: dict[Path, str] = {}
     for n, (folder, words, config) in enumerate(zip(folders, grid, configs, strict=True), 1):
+        if n - 1 not in mine:
+            continue
         log.info("sweep %d/%d: %s", n, len(grid), folder.name)
         problem = _run_one(folder, config, words, fresh=args.fresh, until=args.until)
         if problem:
             failed[folder] = problem
             log.error("%s failed: %s", folder.name, problem)
-    finished = [folder for folder in folders if folder not in failed]
-    if finished:
+    whole = args.part is None or _all_finished(folders)
+    finished = folders if whole else [folders[n] for n in mine]
+    finished = [folder for folder in finished if folder not in failed]
+    if finished and whole:
         _report(configs[0], finished, out)
     for folder, problem in failed.items():
         print(f"failed: {folder}: {problem}")
     print(f"{len(finished)} of {len(grid)} runs finished in {out}")
     return 1 if failed else 0
+
+
+def part(text: str | None, count: int) -> list[int]:
+    """Numbers of the combinations that ``--part`` means: ``2/3`` of 7 → 1, 4.
+
+    Raises UserError for what is no part.
+    """
+    from latentsmith.errors import UserError
+
+    if text is None:
+        return list(range(count))
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--part {text}: give I/N with 1 ≤ I ≤ N, e.g. --part 1/2")
+    return list(range(int(found[1]) - 1, count, int(found[2])))
+
+
+def _all_finished(folders: list[Path]) -> bool:
+    """Whether every run of the grid went through, here or elsewhere."""
+    return all((folder / "finished.json").is_file() for folder in folders)
 
 
 def expand(overrides: list[str]) -> list[list[str]]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +14,24 @@ from typing import ClassVar
 from latentsmith.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+class Busy(UserError):
+    """Another live process holds the lock.
+
+    Attributes:
+        who: it, in words.
+    """
+
+    def __init__(self, path: Path, text: str):
+        held = _holder(text)
+        self.who = (
+            f"process {held['pid']} on {held['host']}" if "pid" in held else "another process"
+        )
+        super().__init__(
+            f"{path.parent} is being written by {self.who}. Wait for it, stop it, or use another "
+            "folder with --out FOLDER."
+        )
 
 
 @dataclass
@@ -30,7 +49,7 @@ class Lock:
 
     @classmethod
     def take(cls, path: Path) -> "Lock":
-        """Raises UserError when another live process holds it."""
+        """Raises `Busy` when another live process holds it."""
         path = path.resolve()
         if path in cls._held:
             fd, holders = cls._held[path]
@@ -43,15 +62,28 @@ class Lock:
             text = os.pread(fd, 4096, 0).decode(errors="replace")
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(fd)
-                raise UserError(_busy(path, text)) from None
+                raise Busy(path, text) from None
             log.warning("%s has no file locks; going by process ids", path.parent)
             if _alive(text):
                 os.close(fd)
-                raise UserError(_busy(path, text)) from None
+                raise Busy(path, text) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode(), 0)
         cls._held[path] = fd, 1
         return cls(path, fd)
+
+    @classmethod
+    def wait(cls, path: Path, seconds: float = 1.0) -> "Lock":
+        """`take`, asking again every so many seconds while another process holds it."""
+        said = False
+        while True:
+            try:
+                return cls.take(path)
+            except Busy as busy:
+                if not said:
+                    log.info("waiting: %s is being made by %s", path.stem, busy.who)
+                said = True
+            time.sleep(seconds)
 
     def release(self) -> None:
         """Give it up. The file stays: removing it would race with the next taker."""
@@ -71,15 +103,6 @@ def _holder(text: str) -> dict[str, object]:
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
-
-
-def _busy(path: Path, text: str) -> str:
-    holder = _holder(text)
-    who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
-    return (
-        f"{path.parent} is being written by {who}. Wait for it, stop it, or use another "
-        "folder with --out FOLDER."
-    )
 
 
 def _alive(text: str) -> bool:

@@ -82,6 +82,7 @@ class Run:
     shared: Path | None = None
     """Where the runs of a sweep keep what they have in common."""
     _lock: Lock | None = field(default=None, repr=False)
+    _places: list[Lock] = field(default_factory=list, repr=False)
 
     @classmethod
     def open(
@@ -143,6 +144,7 @@ class Run:
 
     def close(self) -> None:
         """Let other processes write the folder."""
+        self.let_go()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -176,14 +178,23 @@ class Run:
 
         In a run on its own it is ``training/<name>``. Runs of one sweep keep such folders side by
         side (``shared``), named by a digest of the identity, so that what two of them have in
-        common (a pretrained start, a baseline) is made once.
+        common (a pretrained start, a baseline) is made once: a process that asks for one waits
+        until the process that has it is through with its stage (`let_go`).
         """
         if self.shared is None:
             return self.path / "training" / name
         digest = hashlib.blake2b(
             json.dumps(identity, sort_keys=True, default=str).encode(), digest_size=6
         ).hexdigest()
+        if self.writable:
+            self.shared.mkdir(parents=True, exist_ok=True)
+            self._places.append(Lock.wait(self.shared / f"{digest}.lock"))
         return self.shared / digest
+
+    def let_go(self) -> None:
+        """Let the other processes of a sweep have the places this stage asked for."""
+        while self._places:
+            self._places.pop().release()
 
     def stage_done(self, name: str) -> bool:
         """True once `mark_done` was called for the stage, in this session or an earlier one."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from latentsmith.config.compose import compose
+from latentsmith.config.lock import Lock
 from latentsmith.config.run import Run, default_path
 from latentsmith.errors import UserError
 
@@ -179,3 +180,46 @@ def test_one_process_may_open_a_run_twice():
     with Run.open("here", config), Run.open("here", config):
         pass
     Run.open("here", config).close()
+
+
+WAITER = """
+import logging, sys
+from pathlib import Path
+from latentsmith.config.lock import Lock
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+Lock.wait(Path(sys.argv[1]), seconds=0.05)
+print("taken", flush=True)
+"""
+
+
+def test_a_place_of_a_sweep_has_one_writer_until_its_stage_is_through():
+    identity = {"seed": 0}
+    with Run.open("grid/a", compose("toy")) as run:
+        run.shared = Path("grid/shared")
+        place = run.place("pretrain", identity)
+        assert run.place("pretrain", identity) == place  # asked for twice in one stage
+        command = [sys.executable, "-u", "-c", WAITER, f"{place}.lock"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with process:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert said.startswith(f"waiting: {place.name} is being made by process {os.getpid()}")
+            assert process.poll() is None
+            run.let_go()
+            assert process.stdout.readline() == "taken\n"
+            assert process.wait() == 0
+
+
+def test_closing_a_run_lets_go_of_its_places():
+    run = Run.open("grid/a", compose("toy"))
+    run.shared = Path("grid/shared")
+    file = Path(f"{run.place('pretrain', {})}.lock").resolve()
+    assert file in Lock._held
+    run.close()
+    assert file not in Lock._held
+
+
+def test_a_run_on_its_own_locks_no_places():
+    with Run.open("alone", compose("toy")) as run:
+        run.place("pretrain", {})
+        assert sorted(p.name for p in Path("alone").glob("*.lock")) == ["run.lock"]
