@@ -11,7 +11,7 @@ quietly: such tokens are refused by name.
 """
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from latentsmith.config.schema import schema
 from latentsmith.errors import UserError
 from latentsmith.utils.seeding import generator
+
+Activation = Literal["silu", "gelu"]
 
 SHORTEST = 1e-6
 """Tokens shorter than this count as zero. Cosines are computed in float32: in float16 the norm of
@@ -59,29 +61,46 @@ class AlignmentConfig:
 
 
 class TokenProjector(nn.Module):
-    """MLP with SiLU between its linear layers, from a network's tokens to a teacher's.
+    """MLP from a network's tokens to a teacher's.
+
+    A linear layer of tokens is a 1 x 1 convolution of the feature map: U-REPA's AlignHead is this
+    with ``hidden=teacher_dim, layers=2, activation="gelu", last_bias=False``.
 
     Args:
         width: D of the network's tokens.
         teacher_dim: D of the teacher's.
         hidden: width in between.
         layers: linear layers; 1 is a linear map.
+        activation: between them.
+        last_bias: whether the last layer has a bias.
         seed: of the initial weights.
     """
 
     def __init__(
-        self, width: int, teacher_dim: int, *, hidden: int = 2048, layers: int = 3, seed: int = 0
+        self,
+        width: int,
+        teacher_dim: int,
+        *,
+        hidden: int = 2048,
+        layers: int = 3,
+        activation: Activation = "silu",
+        last_bias: bool = True,
+        seed: int = 0,
     ):
         super().__init__()
         sizes = [width, *[hidden] * (layers - 1), teacher_dim]
-        linear = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        biases = [True] * (layers - 1) + [last_bias]
+        linear = [
+            nn.Linear(a, b, bias=bias) for (a, b), bias in zip(pairwise(sizes), biases, strict=True)
+        ]
         rng = generator(seed, "token projector")
         for layer in linear:
             nn.init.xavier_uniform_(layer.weight, generator=rng)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         steps: list[nn.Module] = [linear[0]]
         for layer in linear[1:]:
-            steps += [nn.SiLU(), layer]
+            steps += [nn.SiLU() if activation == "silu" else nn.GELU(), layer]
         self.net = nn.Sequential(*steps)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -102,11 +121,12 @@ def token_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     if student.shape != teacher.shape:
         raise ValueError(f"tokens {list(student.shape)} against a teacher's {list(teacher.shape)}")
     with torch.autocast(student.device.type, enabled=False):
-        return (_unit(student) * _unit(teacher.detach())).sum(-1)
+        return (unit(student) * unit(teacher.detach())).sum(-1)
 
 
-def _unit(tokens: Tensor) -> Tensor:
-    """Tokens of length 1; the gradient stays bounded where a token is zero."""
+def unit(tokens: Tensor) -> Tensor:
+    """Tokens [..., D] of length 1, float32 or wider; the gradient stays bounded where a token is
+    zero."""
     wide = tokens if tokens.dtype.itemsize >= 4 else tokens.float()
     return wide / torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_min(SHORTEST)
 

@@ -8,6 +8,7 @@ from helpers.ranks import run_ranks
 from latentsmith.errors import UserError
 from latentsmith.losses.base import LOSSES
 from latentsmith.losses.hybrid import HybridPairLoss
+from latentsmith.losses.manifold import ManifoldConfig
 from latentsmith.training.gradcache import cache_gradients
 from latentsmith.training.task import StepContext
 from latentsmith.utils.distributed import gather_with_grad, rank, world_size
@@ -62,6 +63,11 @@ def hybrid():
     return lambda z, r: losses(z, {"a": r, "b": r[:, :3]})[0]
 
 
+def manifold():
+    """Relations between images, tokens of the map against others of the reference's."""
+    return lambda z, r: ManifoldConfig().loss(z.flatten(2).mT, r[:, :6].unflatten(1, (3, 2)))
+
+
 def ddp(net):
     return nn.parallel.DistributedDataParallel(net)
 
@@ -71,6 +77,7 @@ def all_losses():
         for distance in DISTANCES:
             yield f"{name}-{distance}", LOSSES[name].config(distance=distance).build()
     yield "hybrid", hybrid()
+    yield "manifold", manifold()
 
 
 def unequal(rank, world):
