@@ -53,7 +53,7 @@ def imports(tree: ast.Module, module: str) -> Iterator[tuple[str, int]]:
 
 
 def recipe_of(module: str) -> str | None:
-    """``mmreg`` for latentsmith.recipes.mmreg.task; None outside recipes, and for the registry."""
+    """``mmreg`` for latentsmith.recipes.mmreg.stages; None for the registry and outside recipes."""
     parts = module.split(".")
     inside = parts[:2] == ["latentsmith", "recipes"] and len(parts) > 2
     return parts[2] if inside and parts[2] != "base" else None
@@ -80,13 +80,21 @@ def test_library_imports_no_recipe_and_recipes_not_each_other():
 @pytest.mark.parametrize(
     ("module", "line", "wrong"),
     [
-        ("latentsmith.training.loop", "from latentsmith.recipes.mmreg import task", True),
-        ("latentsmith.training.loop", "def f():\n    import latentsmith.recipes.mmreg.task", True),
+        ("latentsmith.training.loop", "from latentsmith.recipes.mmreg import stages", True),
+        (
+            "latentsmith.training.loop",
+            "def f():\n    import latentsmith.recipes.mmreg.stages",
+            True,
+        ),
         ("latentsmith.training.loop", "from latentsmith.recipes import mmreg", True),
-        ("latentsmith.training.loop", "from ..recipes.mmreg import task", True),
-        ("latentsmith.recipes.measure.stages", "from latentsmith.recipes.mmreg import task", True),
-        ("latentsmith.recipes.measure.stages", "from ..mmreg import task", True),
-        ("latentsmith.recipes.mmreg.stages", "from latentsmith.recipes.mmreg import task", False),
+        ("latentsmith.training.loop", "from ..recipes.mmreg import stages", True),
+        (
+            "latentsmith.recipes.measure.stages",
+            "from latentsmith.recipes.mmreg import stages",
+            True,
+        ),
+        ("latentsmith.recipes.measure.stages", "from ..mmreg import stages", True),
+        ("latentsmith.recipes.mmreg.stages", "from latentsmith.recipes.mmreg import stages", False),
         ("latentsmith.recipes.mmreg.stages", f"from {REGISTRY} import RECIPES", False),
         ("latentsmith.config.compose", f"from {REGISTRY} import RECIPES", False),
     ],

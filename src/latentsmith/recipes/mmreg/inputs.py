@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentsmith.autoencoders.task import REFERENCE, TOKENS
 from latentsmith.data.base import Dataset, Split
 from latentsmith.data.loader import Column, Loader
 from latentsmith.data.subset import draw, subset
 from latentsmith.encoders.spaces import ReferenceSpaces
 from latentsmith.losses.regularizer import RegularizerConfig
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
-from latentsmith.recipes.mmreg.task import REFERENCE, TOKENS
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root

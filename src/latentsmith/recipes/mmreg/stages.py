@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
+from latentsmith.autoencoders.task import AutoencoderTask
 from latentsmith.config.run import Run
 from latentsmith.losses.perceptual import load_lpips
 from latentsmith.metrics.autoencoder_card import measure_autoencoder, metric_lpips
@@ -27,7 +28,6 @@ from latentsmith.recipes.mmreg.config import MMRegConfig
 from latentsmith.recipes.mmreg.generation import GenerationStages
 from latentsmith.recipes.mmreg.inputs import Inputs, Losses, teachers
 from latentsmith.recipes.mmreg.report import write
-from latentsmith.recipes.mmreg.task import AutoencoderTask
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import fit
 from latentsmith.training.team import Team

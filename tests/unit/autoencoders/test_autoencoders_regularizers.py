@@ -8,14 +8,14 @@ import torch
 
 from helpers.ranks import run_ranks
 from latentsmith.autoencoders.kl import KLAutoencoderConfig
+from latentsmith.autoencoders.objective import AdversarialConfig, ObjectiveConfig
+from latentsmith.autoencoders.task import REFERENCE, TOKENS, AutoencoderTask
 from latentsmith.cli.sweep import expand, names
 from latentsmith.config.compose import compose
 from latentsmith.errors import UserError
 from latentsmith.losses.correlation import PearsonConfig
 from latentsmith.losses.eqvae import EQVAEConfig
 from latentsmith.losses.vavae import VAVAEConfig
-from latentsmith.recipes.mmreg.config import AdversarialConfig, ObjectiveConfig
-from latentsmith.recipes.mmreg.task import REFERENCE, TOKENS, AutoencoderTask
 from latentsmith.training.batches import split
 from latentsmith.training.parts import trainable
 from latentsmith.training.task import StepContext

@@ -1,4 +1,4 @@
-"""The training task of both arms: an autoencoder, with or without regularizers of its latents.
+"""Training an autoencoder, with or without regularizers of its latents.
 
     loss = l1*L1 + mse*MSE + kl*KL + perceptual*LPIPS + adversarial*GAN + sum_k lambda_k(t)*R_k
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from latentsmith.autoencoders.discriminator import PatchDiscriminator
 from latentsmith.autoencoders.kl import KLAutoencoder, Posterior
+from latentsmith.autoencoders.objective import ObjectiveConfig
 from latentsmith.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from latentsmith.losses.perceptual import LPIPS, TRUNKS
 from latentsmith.losses.reconstruction import reconstruction_parts
@@ -25,7 +26,6 @@ from latentsmith.losses.regularizer import (
     Regularizer,
     RegularizerConfig,
 )
-from latentsmith.recipes.mmreg.config import ObjectiveConfig
 from latentsmith.training.gradcache import GradientCache, cache_gradients
 from latentsmith.training.task import Batch, Objective, StepContext, Task
 

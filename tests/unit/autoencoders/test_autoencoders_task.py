@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from latentsmith.autoencoders.kl import KLAutoencoderConfig
+from latentsmith.autoencoders.objective import AdversarialConfig, ObjectiveConfig
+from latentsmith.autoencoders.task import REFERENCE, AutoencoderTask
 from latentsmith.losses.correlation import PearsonConfig
-from latentsmith.recipes.mmreg.config import AdversarialConfig, ObjectiveConfig
-from latentsmith.recipes.mmreg.task import REFERENCE, AutoencoderTask
 from latentsmith.training.batches import split
 from latentsmith.training.task import StepContext
 
