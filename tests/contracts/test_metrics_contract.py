@@ -38,11 +38,15 @@ def _world(size: int = 16) -> dict:
         "encode": lambda x: torch.nn.functional.avg_pool2d(x, 2).roll(1, -1),
         "decode": lambda z: z.sigmoid(),
         "extract": lambda x: x.flatten(1)[:, :6],
+        "tokens": _draw(N, 5, 4, seed=8),
+        "tokens_ref": _draw(N, 5, 4, seed=9) + 0.5,
         "distance": lambda a, b: (a - b).square().flatten(1).mean(1),
     }
 
 
-PAIRS = {"reference": "latents", "recon": "images", "features_ref": "features"}
+PAIRS = {
+    "reference": "latents", "recon": "images", "features_ref": "features", "tokens_ref": "tokens",
+}  # fmt: skip
 """Second input → the first that equals it when the match is perfect."""
 BY_ORDER = {
     "triplet_order", "linear_probe", "ridge_probe",

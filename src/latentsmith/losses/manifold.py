@@ -63,9 +63,9 @@ def image_relations(student: Tensor, teacher: Tensor) -> Tensor:
         UserError: a global batch of one image.
     """
     with full_precision(student):
-        h = gather_with_grad(_pooled(student))
+        h = gather_with_grad(pooled(student))
         with torch.no_grad():
-            y = gather_with_grad(_pooled(teacher))
+            y = gather_with_grad(pooled(teacher))
         if len(h) < 2:
             raise UserError(
                 "relations between images need a batch of at least 2 (128 is the source's): raise "
@@ -90,9 +90,9 @@ def token_relations(student: Tensor, teacher: Tensor) -> Tensor:
         return _difference(unit(student), unit(teacher.detach()))
 
 
-def _pooled(tokens: Tensor) -> Tensor:
-    """One unit vector for each image, [B, N, D] → [B, D]. Not token 0: on a grid of patches that
-    is the top left corner."""
+def pooled(tokens: Tensor) -> Tensor:
+    """One unit vector for each image, [B, N, D] → [B, D], float32 or wider. Not token 0: on a grid
+    of patches that is the top left corner."""
     return unit(unit(tokens).mean(1))
 
 
