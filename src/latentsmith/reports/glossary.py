@@ -57,6 +57,8 @@ TERMS = {
     "pairdist_spearman": Term("Distance correlation (Spearman)", "geometry", "permuted"),
     "pairdist_stress": Term("Distance stress", "geometry"),
     "triplet_order": Term("Triplet order", "geometry"),
+    "token_cosine": Term("Token cosine with the teacher", "geometry", "other images' tokens"),
+    "similarity_mae": Term("Error of image similarities", "geometry", "permuted"),
     "cka_linear": Term("Linear CKA", "geometry", "permuted"),
     "dcor_u": Term("Székely's distance correlation²", "geometry", "permuted"),
     "mutual_knn": Term("Mutual k-NN", "geometry"),
