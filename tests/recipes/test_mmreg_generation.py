@@ -280,13 +280,13 @@ def test_a_sweep_over_losses_and_seeds_makes_one_table(tmp_path, capsys):
 
 
 def test_generators_aligned_with_a_teacher(tmp_path):
-    """REPA as a switch: tokens from a store, the projector trained beside and left behind."""
+    """REPA as a switch: tokens from a store, the head trained beside and left behind."""
     folder = tmp_path / "aligned"
     source = tiny_dinov2(tmp_path / "dino")
     words = [
         "generation.teacher=dinov2", f"generation.teacher.source={source}",
         "generation.teacher.resolution=28", "generation.score_at=[]",
-        "generation.diffusion.alignment={weight: 0.5, block: 1, hidden: 8}",
+        "generation.diffusion.alignment={weight: 0.5, blocks: [1], hidden: 8}",
     ]  # fmt: skip
     for stage in ("references", "pretrain", "baseline", "generator-baseline"):
         assert main(["train", f"mmreg.{stage}", *ARGS[2:], *words, "--out", str(folder)]) in (
@@ -298,14 +298,14 @@ def test_generators_aligned_with_a_teacher(tmp_path):
     aligned = [r["denoiser/alignment"] for r in records if r["kind"] == "train"]
     assert len(aligned) == 4 and all(0 < value < 2 for value in aligned)
     exported = load_file(place / "generator" / "backbone" / "diffusion_pytorch_model.safetensors")
-    assert not [name for name in exported if "projector" in name]
+    assert not [name for name in exported if "aligner" in name or "head" in name]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["generation.teacher=dinov2"], "REPA needs both"),
-        (["generation.diffusion.alignment={weight: 0.5, block: 1}"], "no teacher is set"),
+        (["generation.diffusion.alignment={weight: 0.5, blocks: [1]}"], "no teacher is set"),
         (["generation.score_at=[64,32]"], "must rise"),
         (["generation.score_at=[65]"], "after the end of training"),
     ],

@@ -12,8 +12,14 @@ from latentsmith.registry import Registry
 BACKBONES = Registry("backbone", "latentsmith.backbones")
 
 Condition = dict[str, Tensor]
-"""What a sample is generated from, one tensor [B, …] per name: ``label`` int64 [B], later text
-tokens and images. Empty for unconditional models."""
+"""What a sample is generated from, one tensor [B, …] per name. Class-conditional networks: ``label``
+int64 [B]. Text-conditional ones: ``text`` [B, L, E], every position's embedding (a text store's
+``embedding``); SDXL also ``pooled`` [B, P], the whole text's, and ``time_ids`` [B, 6], its image
+sizes and crops. Empty for unconditional models."""
+
+Tap = int | str
+"""A place inside a network whose output is wanted: a block, numbered from 1 in the order they
+run, or, where the network has such, a name."""
 
 
 @dataclass
@@ -22,12 +28,13 @@ class BackboneOutput:
 
     ``sample`` [B, C, H, W], in the network's own parametrization (`Backbone.predicts`);
     ``variance`` [B, C, H, W], the raw second half of networks that also learn the variance (DiT),
-    else None; ``hidden`` block index → tokens [B, N, D] after that block, for the blocks asked for.
+    else None; ``hidden`` tap → tokens [B, N, D] there, in raster order, for the taps asked for
+    (`Backbone.as_map` gives them as a map).
     """
 
     sample: Tensor
     variance: Tensor | None = None
-    hidden: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[Tap, Tensor] = field(default_factory=dict)
 
 
 @schema
@@ -62,9 +69,9 @@ class Backbone(nn.Module):
         latent_shape: (C, H, W).
         classes: number of classes, None when unconditional.
         config: the settings it was built from.
-        width: D of `BackboneOutput.hidden`.
+        width: D of `BackboneOutput.hidden`; where blocks differ, the middle's (see `tap_shape`).
         depth: number of blocks.
-        grid: (rows, columns) of the token grid.
+        grid: (rows, columns) of the token grid; where blocks differ, the middle's.
     """
 
     predicts: Parametrization
@@ -76,14 +83,27 @@ class Backbone(nn.Module):
     grid: tuple[int, int]
 
     def forward(
-        self, z: Tensor, t: Tensor, condition: Condition, *, taps: Collection[int] = ()
+        self, z: Tensor, t: Tensor, condition: Condition, *, taps: Collection[Tap] = ()
     ) -> BackboneOutput:
         """z [B, C, H, W], t [B] in [0, 1] (0 = data, 1 = noise) → output; ``taps``: blocks
-        1…depth whose tokens are wanted."""
+        1…depth, or names, whose tokens are wanted."""
         raise TypeError(f"{type(self).__name__} has no forward()")
+
+    def tap_shape(self, tap: Tap) -> tuple[int, tuple[int, int]]:
+        """(D, (rows, columns)) of the tokens at ``tap``. Here: the same after every block."""
+        return self.width, self.grid
+
+    def as_map(self, tap: Tap, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, D] of ``tap`` as a map [B, D, rows, columns]: a view, no copy."""
+        return tokens.transpose(1, 2).unflatten(2, self.tap_shape(tap)[1])
 
     def null(self, condition: Condition) -> Condition:
         """The condition that says nothing, of the same batch size: what label dropout puts in the
         place of a condition and what guidance compares with. Raises UserError when the network
         was built without one (unconditional)."""
         raise TypeError(f"{type(self).__name__} has no null()")
+
+    def borrowed_state(self) -> dict[str, Tensor]:
+        """name → weight that comes from a source in the settings and is read there again: frozen,
+        and not saved with the network (`latentsmith.backbones.export`). Here: none."""
+        return {}

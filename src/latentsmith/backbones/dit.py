@@ -26,6 +26,7 @@ from latentsmith.backbones.base import (
     BackboneConfig,
     BackboneOutput,
     Condition,
+    Tap,
 )
 from latentsmith.backbones.blocks.attention import Attention
 from latentsmith.backbones.blocks.embedders import LabelEmbedder, TimeEmbedder
@@ -220,7 +221,7 @@ class DiT(Backbone):
         return 0.02 if name.startswith(("time.", "label.")) else None
 
     def forward(
-        self, z: Tensor, t: Tensor, condition: Condition, *, taps: Collection[int] = ()
+        self, z: Tensor, t: Tensor, condition: Condition, *, taps: Collection[Tap] = ()
     ) -> BackboneOutput:
         """See `Backbone.forward`; the output has z's dtype.
 
@@ -238,7 +239,7 @@ class DiT(Backbone):
         if self.label is not None:
             c = c + self.label(condition["label"])
         c = F.silu(c)
-        hidden = {}
+        hidden: dict[Tap, Tensor] = {}
         again = self.config.gradient_checkpointing and torch.is_grad_enabled()
         for number, block in enumerate(self.blocks, start=1):
             x = checkpoint(block, x, c, rope, use_reentrant=False) if again else block(x, c, rope)
@@ -272,7 +273,7 @@ class DiT(Backbone):
         x = x.view(len(x), rows, columns, p, p, -1).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(len(x), -1, rows * p, columns * p)
 
-    def _check(self, z: Tensor, t: Tensor, condition: Condition, taps: Collection[int]) -> None:
+    def _check(self, z: Tensor, t: Tensor, condition: Condition, taps: Collection[Tap]) -> None:
         if z.ndim != 4 or tuple(z.shape[1:]) != self.latent_shape:
             raise UserError(
                 f"latents of shape {list(z.shape)} given to a network for "
@@ -289,7 +290,7 @@ class DiT(Backbone):
             raise UserError(
                 "labels given to an unconditional network: leave them out, or build it with classes"
             )
-        wrong = [tap for tap in taps if not 1 <= tap <= self.depth]
+        wrong = [tap for tap in taps if not (isinstance(tap, int) and 1 <= tap <= self.depth)]
         if wrong:
             raise UserError(f"there is no block {wrong[0]}: blocks are 1 … {self.depth}")
 

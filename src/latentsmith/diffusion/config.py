@@ -7,11 +7,11 @@ from pydantic import Field
 
 from latentsmith.autoencoders.normalizer import Latent
 from latentsmith.config.schema import schema
+from latentsmith.diffusion.align import AlignmentConfig
 from latentsmith.diffusion.flow import LinearPathConfig
 from latentsmith.diffusion.parametrization import Parametrization
 from latentsmith.diffusion.paths import PATHS, PathConfig
 from latentsmith.diffusion.times import TimeConfig
-from latentsmith.losses.alignment import AlignmentConfig
 from latentsmith.registry import OneOf
 
 Weighting = Literal["none", "min_snr"]
@@ -44,7 +44,7 @@ class DiffusionConfig:
     """Networks that learn a variance (DiT): factor of the variational bound beside the loss (Nichol
     & Dhariwal 2021: 0.001). Other networks have none."""
     alignment: AlignmentConfig | None = None
-    """Align hidden tokens with a teacher's (REPA); the batches must hold them. null: off."""
+    """Align hidden tokens with a teacher's (REPA, U-REPA); the batches must hold it. null: off."""
     bins: Annotated[int, Field(ge=1)] = 4
     """Validation scores each sample at this many times, one in each equal share of the training's
     times, and reports each share's loss."""

@@ -3,14 +3,14 @@
     z = α(t) x + σ(t) ε        x: normalized latent
     loss = mean w(t) |said_as_objective(network(z, t, y)) − target|²
            + variance_weight L_vlb      (networks that learn a variance)
-           + λ mean (1 − cos)           (alignment)
+           + λ(t) (mean (1 − cos) + w L_manifold)    (alignment)
 
 All randomness comes from named streams of the context, and none depends on the latents: two arms
 that differ in their latents alone see the same times, noise and dropped labels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 import torch
@@ -27,6 +27,8 @@ from latentsmith.diffusion.parametrization import convert
 from latentsmith.diffusion.variational import bound
 from latentsmith.diffusion.vp import VPPath
 from latentsmith.errors import UserError
+from latentsmith.losses.manifold import pooled
+from latentsmith.training.gradcache import GradientCache, cache_gradients
 from latentsmith.training.task import Batch, Objective, StepContext, Task
 
 Preview = Callable[[Denoiser, Batch, StepContext], Tensor | None]
@@ -85,9 +87,10 @@ class DiffusionTask(Task):
         self.conditional = _has_null(backbone)
         channels, height, width = backbone.latent_shape
         self.dimension = channels * height * width
+        self._cache: GradientCache | None = None
 
     def objectives(self) -> list[Objective]:
-        """One: backbone and projector."""
+        """One: backbone and alignment heads."""
         return [Objective("denoiser", list(self.parameters()))]
 
     def denoiser(self) -> Denoiser:
@@ -96,16 +99,12 @@ class DiffusionTask(Task):
 
     def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
         """Loss of one micro-batch. Parts: ``denoising`` and ``zero``, what a network that says 0
-        would have got; ``variance`` and ``alignment`` where there are such losses."""
-        flipped = self.input.flips(batch, ctx.noise)
-        data = self.input(batch, ctx.noise, flipped)
-        rng = ctx.noise("time")
-        t = self.config.times.sample(len(data), rng, self.path, dimension=self.dimension)
-        condition = self._dropped(self._condition(batch), ctx)
-        shown = self._noised(data, t, condition, ctx.noise("noise"))
-        teacher = self._teacher(batch, flipped, ctx)
+        would have got; ``variance``, ``alignment`` (of tokens) and ``manifold`` where there are
+        such losses."""
+        shown, flipped = self._shown(batch, ctx)
+        t, teacher = shown.t, self._teacher(batch, flipped, ctx)
         taps = self.aligner.taps if self.aligner is not None and teacher is not None else ()
-        out = self.backbone(shown.z, t, condition, taps=taps)
+        out = self.backbone(shown.z, t, shown.condition, taps=taps)
         losses, zeros = self._denoising(out.sample, shown)
         total = losses.mean()
         parts = {"denoising": total.detach(), "zero": zeros.mean()}
@@ -113,10 +112,43 @@ class DiffusionTask(Task):
             part = self._variance(out, shown).mean()
             total, parts["variance"] = total + self.config.variance_weight * part, part.detach()
         if self.aligner is not None:
-            total = self._align(total, parts, out, teacher, ctx)
+            total = total + self._align(parts, out, t, teacher, ctx)
         return {"loss": total, **parts}
 
+    def look_ahead(self, objective: str, micros: list[Batch], ctx: StepContext) -> None:
+        """Relations between images reach across micro-batches: cache the whole batch's gradient
+        at its images' vectors."""
+        aligner = self.aligner
+        if aligner is None or not aligner.joint or aligner.config.weight_at(ctx.progress) == 0:
+            return
+        with torch.no_grad():
+            found = [
+                self._teacher(micro, self.input.flips(micro, replace(ctx, micro=k).noise), ctx)
+                for k, micro in enumerate(micros)
+            ]
+            teachers = torch.cat([pooled(tokens) for tokens in found if tokens is not None])
+
+        def vectors(micro: Batch, ctx: StepContext) -> Tensor:
+            shown, _ = self._shown(micro, ctx)
+            out = self.backbone(shown.z, shown.t, shown.condition, taps=aligner.taps)
+            count = micro[TEACHER].shape[1]
+            return aligner.vectors(aligner.students(out, shown.t, count))
+
+        def loss(vectors: Tensor) -> Tensor:
+            return aligner.image_relations(vectors, teachers)
+
+        self._cache = cache_gradients(micros, vectors, loss, ctx)
+
     # Input ---------------------------------------------------------------------------------------
+
+    def _shown(self, batch: Batch, ctx: StepContext) -> tuple[_Noised, Tensor | None]:
+        """What the network is shown of a training batch, and which samples are mirrored [B]."""
+        flipped = self.input.flips(batch, ctx.noise)
+        data = self.input(batch, ctx.noise, flipped)
+        rng = ctx.noise("time")
+        t = self.config.times.sample(len(data), rng, self.path, dimension=self.dimension)
+        condition = self._dropped(self._condition(batch), ctx)
+        return self._noised(data, t, condition, ctx.noise("noise")), flipped
 
     def _condition(self, batch: Batch) -> Condition:
         if not self.conditional:
@@ -179,19 +211,46 @@ class DiffusionTask(Task):
 
     def _align(
         self,
-        total: Tensor,
         parts: dict[str, Tensor],
         out: BackboneOutput,
+        t: Tensor,
         teacher: Tensor | None,
         ctx: StepContext,
     ) -> Tensor:
-        """``total`` plus the alignment loss; adds it to ``parts``."""
+        """Weighted alignment losses; adds them, unweighted, to ``parts``."""
         assert self.aligner is not None
         if teacher is None:
-            return total + self.aligner.nothing()
-        part = self.aligner(out, teacher).mean()
-        parts["alignment"] = part.detach()
-        return total + self.aligner.config.weight_at(ctx.progress) * part
+            return self.aligner.nothing()
+        loss, found = self._aligned(out, t, teacher, ctx)
+        parts |= found
+        return self.aligner.config.weight_at(ctx.progress) * loss
+
+    def _aligned(
+        self, out: BackboneOutput, t: Tensor, teacher: Tensor, ctx: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the alignment losses, and each of them: ``alignment`` of tokens, ``manifold``."""
+        assert self.aligner is not None
+        students = self.aligner.students(out, t, teacher.shape[1])
+        total = self.aligner.token_loss(students, teacher).mean()
+        parts, manifold = {"alignment": total.detach()}, self.aligner.config.manifold
+        if manifold is not None:
+            relations = []
+            if manifold.scope != "tokens":
+                relations.append(
+                    self._image_relations(self.aligner.vectors(students), teacher, ctx)
+                )
+            if manifold.scope != "images":
+                relations.append(self.aligner.token_relations(students, teacher))
+            part = torch.stack(relations).sum()
+            parts["manifold"] = part.detach()
+            total = total + manifold.weight * manifold.capped(part)
+        return total, parts
+
+    def _image_relations(self, vectors: Tensor, teacher: Tensor, ctx: StepContext) -> Tensor:
+        assert self.aligner is not None
+        if ctx.micros > 1 and self._cache is not None and torch.is_grad_enabled():
+            return self._cache.surrogate(vectors, ctx.micro)
+        return self.aligner.image_relations(vectors, teacher)
 
     # Looking at it -------------------------------------------------------------------------------
 
@@ -201,14 +260,15 @@ class DiffusionTask(Task):
         equal shares of the training's times.
 
         Parts: ``loss`` (denoising only, the training's in expectation), ``zero``, ``time/k`` for
-        each share from little to much noise, ``alignment`` where the batch has teacher tokens.
+        each share from little to much noise, ``alignment`` (and ``manifold``) where the batch has
+        teacher tokens.
         Nothing is mirrored, no label is dropped.
         """
         data, condition = self.input(batch, ctx.noise, None), self._condition(batch)
         teacher = None
         if self.aligner is not None and TEACHER in batch:
             teacher = self.aligner.teacher(batch, None)
-        losses, zeros, aligned = [], [], []
+        losses, zeros, aligned = [], [], list[dict[str, Tensor]]()
         for k in range(self.config.bins):
             shown = self._noised(
                 data, self._fixed_times(k, ctx, len(data)), condition, ctx.noise(f"noise/{k}")
@@ -218,11 +278,12 @@ class DiffusionTask(Task):
             loss, zero = self._denoising(out.sample, shown)
             losses.append(loss.mean())
             zeros.append(zero.mean())
-            if self.aligner is not None and teacher is not None:
-                aligned.append(self.aligner(out, teacher).mean())
+            if teacher is not None:
+                aligned.append(self._aligned(out, shown.t, teacher, ctx)[1])
         parts = {"loss": torch.stack(losses).mean(), "zero": torch.stack(zeros).mean()}
         parts |= {f"time/{k}": loss for k, loss in enumerate(losses, 1)}
-        return parts | ({"alignment": torch.stack(aligned).mean()} if aligned else {})
+        names = aligned[0] if aligned else {}
+        return parts | {n: torch.stack([part[n] for part in aligned]).mean() for n in names}
 
     def _fixed_times(self, k: int, ctx: StepContext, n: int) -> Tensor:
         """n times evenly over the k-th share, in a fixed random order: held-out batches may be
@@ -239,7 +300,7 @@ class DiffusionTask(Task):
         return None if self.preview is None else self.preview(self.denoiser(), batch, ctx)
 
     def save_pretrained(self, folder: FilePath) -> None:
-        """The backbone in diffusers format. The projector stays behind."""
+        """The backbone in diffusers format. Alignment heads stay behind."""
         from latentsmith.backbones.export import save_backbone
 
         save_backbone(self.backbone, folder)

@@ -10,19 +10,11 @@ A teacher token that is all zeros (a hole in a cache) gives a loss of exactly 1 
 quietly: such tokens are refused by name.
 """
 
-from itertools import pairwise
-from typing import Annotated, Literal
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from latentsmith.config.schema import schema
 from latentsmith.errors import UserError
-from latentsmith.utils.seeding import generator
-
-Activation = Literal["silu", "gelu"]
 
 SHORTEST = 1e-6
 """Tokens shorter than this count as zero. Cosines are computed in float32: in float16 the norm of
@@ -30,82 +22,6 @@ a token overflows or vanishes, and the loss with it."""
 
 UNIT = 0.02
 """How far from 1 the length of a unit token may be after storage in half precision or int8."""
-
-
-@schema
-class AlignmentConfig:
-    """REPA: pull a block's tokens towards a teacher's."""
-
-    weight: Annotated[float, Field(gt=0)] = 0.5
-    """Factor of the alignment loss beside the denoising loss."""
-    block: Annotated[int, Field(ge=1)] = 8
-    """Block whose tokens are aligned, counted from 1 (REPA: 8 of 28 for SiT-XL, 4 of 12 for
-    SiT-B)."""
-    hidden: Annotated[int, Field(ge=1)] = 2048
-    """Hidden width of the projector."""
-    layers: Annotated[int, Field(ge=1)] = 3
-    """Linear layers of the projector."""
-    stop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Fraction of the run after which the weight is 0. Below 1: alignment helps early, and the
-    generator is left to itself at the end."""
-    interpolate: bool = True
-    """When the grids differ, resize the *network's* projected tokens to the teacher's grid
-    (bilinear); the teacher is never shrunk. False: differing grids are an error."""
-    unit_tokens: bool = False
-    """Demand teacher tokens of length 1, as token stores hold them. The loss needs only that none
-    is zero."""
-
-    def weight_at(self, progress: float) -> float:
-        """The weight when the fraction ``progress`` of the run is done."""
-        return self.weight if progress < self.stop or self.stop == 1 else 0.0
-
-
-class TokenProjector(nn.Module):
-    """MLP from a network's tokens to a teacher's.
-
-    A linear layer of tokens is a 1 x 1 convolution of the feature map: U-REPA's AlignHead is this
-    with ``hidden=teacher_dim, layers=2, activation="gelu", last_bias=False``.
-
-    Args:
-        width: D of the network's tokens.
-        teacher_dim: D of the teacher's.
-        hidden: width in between.
-        layers: linear layers; 1 is a linear map.
-        activation: between them.
-        last_bias: whether the last layer has a bias.
-        seed: of the initial weights.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        teacher_dim: int,
-        *,
-        hidden: int = 2048,
-        layers: int = 3,
-        activation: Activation = "silu",
-        last_bias: bool = True,
-        seed: int = 0,
-    ):
-        super().__init__()
-        sizes = [width, *[hidden] * (layers - 1), teacher_dim]
-        biases = [True] * (layers - 1) + [last_bias]
-        linear = [
-            nn.Linear(a, b, bias=bias) for (a, b), bias in zip(pairwise(sizes), biases, strict=True)
-        ]
-        rng = generator(seed, "token projector")
-        for layer in linear:
-            nn.init.xavier_uniform_(layer.weight, generator=rng)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        steps: list[nn.Module] = [linear[0]]
-        for layer in linear[1:]:
-            steps += [nn.SiLU() if activation == "silu" else nn.GELU(), layer]
-        self.net = nn.Sequential(*steps)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, width] → [B, N, teacher_dim]."""
-        return self.net(tokens)
 
 
 def token_cosine(student: Tensor, teacher: Tensor) -> Tensor:

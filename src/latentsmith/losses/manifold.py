@@ -45,8 +45,11 @@ class ManifoldConfig:
             parts.append(image_relations(student, teacher))
         if self.scope != "images":
             parts.append(token_relations(student, teacher).mean())
-        total = torch.stack(parts).sum()
-        return total if self.cap is None else total.clamp(max=self.cap)
+        return self.capped(torch.stack(parts).sum())
+
+    def capped(self, loss: Tensor) -> Tensor:
+        """``loss``, or `cap` without gradient where it is above that."""
+        return loss if self.cap is None else loss.clamp(max=self.cap)
 
 
 def image_relations(student: Tensor, teacher: Tensor) -> Tensor:
@@ -62,10 +65,15 @@ def image_relations(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         UserError: a global batch of one image.
     """
-    with full_precision(student):
-        h = gather_with_grad(pooled(student))
+    return relations(pooled(student), pooled(teacher))
+
+
+def relations(vectors: Tensor, teacher: Tensor) -> Tensor:
+    """`image_relations` of images that are one unit vector each, [B, D] and [B, E]."""
+    with full_precision(vectors):
+        h = gather_with_grad(vectors)
         with torch.no_grad():
-            y = gather_with_grad(pooled(teacher))
+            y = gather_with_grad(teacher.detach())
         if len(h) < 2:
             raise UserError(
                 "relations between images need a batch of at least 2 (128 is the source's): raise "
@@ -93,7 +101,8 @@ def token_relations(student: Tensor, teacher: Tensor) -> Tensor:
 def pooled(tokens: Tensor) -> Tensor:
     """One unit vector for each image, [B, N, D] → [B, D], float32 or wider. Not token 0: on a grid
     of patches that is the top left corner."""
-    return unit(unit(tokens).mean(1))
+    with full_precision(tokens):
+        return unit(unit(tokens).mean(1))
 
 
 def _difference(h: Tensor, y: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from pydantic import TypeAdapter
 from toy_denoising import CLASSES, SHAPE, TEACHER, ToyBackboneConfig, latents, normalizer
 
 from latentsmith.backbones.base import BACKBONES
+from latentsmith.diffusion.align import AlignmentConfig
 from latentsmith.diffusion.config import DiffusionConfig
 from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.diffusion.times import TimeConfig
 from latentsmith.diffusion.variational import bound
 from latentsmith.diffusion.vp import VPPathConfig
 from latentsmith.errors import UserError
-from latentsmith.losses.alignment import AlignmentConfig, to_grid, token_cosine
+from latentsmith.losses.alignment import to_grid, token_cosine
 from latentsmith.training.task import StepContext
 
 VP = VPPathConfig(timesteps=20, beta_end=0.3)
@@ -79,7 +80,7 @@ def test_times_and_noise_do_not_depend_on_the_latents():
 
 
 def test_a_step_is_a_function_of_the_context():
-    t, batch = task(alignment=AlignmentConfig(block=1, hidden=6)), latents(8)
+    t, batch = task(alignment=AlignmentConfig(blocks=[1], hidden=6)), latents(8)
     first, again = shown(t, batch, context(8)), shown(t, batch, context(8))
     assert torch.equal(first[0], again[0]) and first[3]["loss"] == again[3]["loss"]
     for other in (context(16), context(8, rank=1, world_size=2), context(8, micro=1, micros=2)):
@@ -122,7 +123,7 @@ def test_each_sample_is_mirrored_half_of_the_time():
     t.validate(batch, context(fixed_noise=True))
     torch.testing.assert_close(t.backbone.seen[0][0], plain, atol=1e-4, rtol=0)
     with_teacher = batch | {"teacher/tokens": latents(256)["teacher/tokens"]}
-    aligned = task(**settings, alignment=AlignmentConfig(block=1, hidden=6))
+    aligned = task(**settings, alignment=AlignmentConfig(blocks=[1], hidden=6))
     with pytest.raises(UserError, match="mirrored copies and the token store does not"):
         aligned("denoiser", with_teacher, context())
     mine = with_teacher["teacher/tokens"]
@@ -218,14 +219,14 @@ def test_learned_variance_joins_with_its_weight():
 
 @pytest.mark.parametrize("side", [4, 8, 2])
 def test_alignment_joins_with_its_weight(side):
-    config = AlignmentConfig(block=2, hidden=6, weight=0.7, stop=0.5)
+    config = AlignmentConfig(blocks=[2], hidden=6, weight=0.7, stop=0.5)
     t = task(alignment=config, label_dropout=0.0)
     batch = latents(16)
     rng = torch.Generator().manual_seed(2)
     batch["teacher/tokens"] = torch.randn(16, side**2, TEACHER, generator=rng)
     z, times, condition, parts = shown(t, batch)
     hidden = t.backbone(z, times, condition, taps=(2,)).hidden[2]
-    student = to_grid(t.aligner.projector(hidden), (4, 4), (side, side))
+    student = to_grid(t.aligner.heads[0](hidden), (4, 4), (side, side))
     want = 1 - token_cosine(student, batch["teacher/tokens"]).mean()
     torch.testing.assert_close(parts["alignment"], want.detach())
     torch.testing.assert_close(parts["loss"].detach(), (parts["denoising"] + 0.7 * want).detach())
@@ -238,7 +239,7 @@ def test_alignment_joins_with_its_weight(side):
 
 
 def test_alignment_refuses_what_it_cannot_use():
-    config = AlignmentConfig(block=1, hidden=6)
+    config = AlignmentConfig(blocks=[1], hidden=6)
     t, batch = task(alignment=config), latents(8)
     bad = batch | {"teacher/tokens": batch["teacher/tokens"].clone()}
     bad["teacher/tokens"][3, 2] = 0
@@ -252,8 +253,8 @@ def test_alignment_refuses_what_it_cannot_use():
     strict("denoiser", batch, context())
     with pytest.raises(UserError, match="8x8 grid and the network's 4x4"):
         strict("denoiser", batch | {"teacher/tokens": torch.randn(8, 64, TEACHER)}, context())
-    with pytest.raises(UserError, match=r"block=3, and the network has 2 blocks"):
-        task(alignment=replace(config, block=3))
+    with pytest.raises(UserError, match=r"blocks has 3, and the network's blocks are 1 … 2"):
+        task(alignment=replace(config, blocks=[3]))
     with pytest.raises(ValueError, match="alignment needs teacher_dim"):
         net = ToyBackboneConfig().build(SHAPE, None)
         DiffusionTask(net, DiffusionConfig(alignment=config), normalizer())
@@ -267,7 +268,9 @@ def test_a_loss_without_bounds_is_refused_before_training():
 
 def test_gradient_reaches_every_parameter():
     net = {"predicts": "noise", "variance": True}
-    t = task(backbone=net, objective="noise", path=VP, alignment=AlignmentConfig(block=2, hidden=6))
+    t = task(
+        backbone=net, objective="noise", path=VP, alignment=AlignmentConfig(blocks=[2], hidden=6)
+    )
     t("denoiser", latents(64), context())["loss"].backward()
     for name, p in t.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
@@ -276,7 +279,7 @@ def test_gradient_reaches_every_parameter():
 
 
 def test_bfloat16_changes_little():
-    t, batch = task(alignment=AlignmentConfig(block=2, hidden=6)), latents(32)
+    t, batch = task(alignment=AlignmentConfig(blocks=[2], hidden=6)), latents(32)
     plain = t("denoiser", batch, context())
     with torch.autocast("cpu", torch.bfloat16):
         cast = t("denoiser", batch, context())
@@ -317,7 +320,7 @@ def test_validation_is_fixed_and_stratified():
 
 
 def test_validation_with_a_teacher():
-    t, batch = task(alignment=AlignmentConfig(block=1, hidden=6), bins=2), latents(16)
+    t, batch = task(alignment=AlignmentConfig(blocks=[1], hidden=6), bins=2), latents(16)
     assert 0.5 < t.validate(batch, context(fixed_noise=True))["alignment"] < 1.5
     del batch["teacher/tokens"]
     assert "alignment" not in t.validate(batch, context(fixed_noise=True))
@@ -343,7 +346,7 @@ def test_export_leaves_the_projector_behind(tmp_path):
     from latentsmith.backbones.export import load_backbone
 
     net = BACKBONES["sit"].config(size=None, width=16, depth=2, heads=2).build(SHAPE, CLASSES)
-    config = DiffusionConfig(alignment=AlignmentConfig(block=1, hidden=6))
+    config = DiffusionConfig(alignment=AlignmentConfig(blocks=[1], hidden=6))
     t = DiffusionTask(net, config, normalizer(), teacher_dim=TEACHER)
     t("denoiser", latents(16), context())["loss"].backward()
     assert all(p.grad is not None for p in t.parameters())
@@ -358,10 +361,10 @@ def test_settings_from_plain_values():
         {
             "path": {"kind": "vp", "schedule": "cosine"},
             "times": {"shift": "dimension"},
-            "alignment": {"block": 4},
+            "alignment": {"blocks": [4]},
         }
     )
     assert config.path == VPPathConfig(schedule="cosine")
-    assert config.alignment == AlignmentConfig(block=4)
+    assert config.alignment == AlignmentConfig(blocks=[4])
     with pytest.raises(ValueError):
         TypeAdapter(DiffusionConfig).validate_python({"label_dropout": 1.5})

@@ -1,4 +1,4 @@
-"""Token alignment: cosines, grids, the projector, teacher tokens that must not be."""
+"""Token alignment: cosines, grids, teacher tokens that must not be."""
 
 import pytest
 import torch
@@ -6,8 +6,6 @@ import torch.nn.functional as F
 
 from latentsmith.errors import UserError
 from latentsmith.losses.alignment import (
-    AlignmentConfig,
-    TokenProjector,
     check_tokens,
     teacher_grid,
     to_grid,
@@ -56,20 +54,6 @@ def test_a_student_token_of_zero_has_a_finite_gradient():
     assert student.grad is not None and student.grad.isfinite().all()
 
 
-def test_projector():
-    net = TokenProjector(6, 4, hidden=10, layers=3, seed=1)
-    shapes = [tuple(p.shape) for p in net.parameters()]
-    assert shapes == [(10, 6), (10,), (10, 10), (10,), (4, 10), (4,)]
-    x = tokens(2, 5, 6, dtype=torch.float32)
-    first, second, third = (m for m in net.net if isinstance(m, torch.nn.Linear))
-    want = third(F.silu(second(F.silu(first(x)))))
-    torch.testing.assert_close(net(x), want)
-    same = TokenProjector(6, 4, hidden=10, layers=3, seed=1)
-    other = TokenProjector(6, 4, hidden=10, layers=3, seed=2)
-    assert torch.equal(net(x), same(x)) and not torch.equal(net(x), other(x))
-    assert [tuple(p.shape) for p in TokenProjector(6, 4, layers=1).parameters()] == [(4, 6), (4,)]
-
-
 def test_grids_are_resized_in_raster_order():
     """A linear ramp over rows and another over columns stay what they are."""
     rows = torch.arange(4.0).repeat_interleave(6)
@@ -109,9 +93,3 @@ def test_teacher_tokens_that_would_spoil_the_loss_are_named():
         bad[2, 3:5] = value
         with pytest.raises(UserError, match=r"sample 9: 2 of 6 have no finite length above 0"):
             check_tokens(bad, index)
-
-
-def test_the_weight_may_stop():
-    assert AlignmentConfig().weight_at(1.0) == AlignmentConfig().weight_at(0.0) == 0.5
-    early = AlignmentConfig(weight=2.0, stop=0.25)
-    assert [early.weight_at(p) for p in (0.0, 0.24, 0.25, 1.0)] == [2.0, 2.0, 0.0, 0.0]

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from latentsmith.errors import UserError
-from latentsmith.losses.alignment import TokenProjector
 from latentsmith.losses.manifold import ManifoldConfig, image_relations, token_relations
 
 
@@ -113,21 +112,3 @@ def test_one_image_has_no_relations():
     with pytest.raises(UserError, match=r"at least 2 .* or set manifold\.scope=tokens"):
         image_relations(tokens(1, 4, 5), tokens(1, 4, 5))
     assert token_relations(tokens(1, 4, 5), tokens(1, 4, 5, seed=1)).shape == (1,)
-
-
-def test_align_head_of_the_source_has_its_parameters():
-    """Conv 1x1 with bias, GELU, conv 1x1 without: 2,360,320 for SD-1.5 and DINOv2-L."""
-    with torch.device("meta"):
-        head = TokenProjector(1280, 1024, hidden=1024, layers=2, activation="gelu", last_bias=False)
-    assert sum(p.numel() for p in head.parameters()) == 2_360_320
-
-
-def test_align_head_is_the_source_s_convolutions():
-    head = TokenProjector(6, 5, hidden=5, layers=2, activation="gelu", last_bias=False).double()
-    maps = tokens(2, 6, 3, 4)
-    first, _, last = head.net
-    convs = F.gelu(F.conv2d(maps, first.weight[..., None, None], first.bias))
-    convs = F.conv2d(convs, last.weight[..., None, None])
-    torch.testing.assert_close(
-        head(maps.flatten(2).transpose(1, 2)), convs.flatten(2).transpose(1, 2)
-    )

@@ -47,7 +47,7 @@ class GenerationConfig:
         aligned = self.diffusion.alignment is not None
         if aligned != (self.teacher is not None):
             raise ValueError(
-                "REPA needs both: diffusion.alignment={weight: 0.5, block: 4} says how, and "
+                "REPA needs both: diffusion.alignment={weight: 0.5, blocks: [4]} says how, and "
                 "teacher=dinov2 whose tokens" + (" (no teacher is set)" if aligned else "")
             )
         if aligned and self.flip:
