@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.tiny_models import WEAK, random_inception, tiny_clip, tiny_dinov2
+from helpers.tiny_models import (
+    WEAK,
+    random_inception,
+    tiny_clip,
+    tiny_dinov2,
+    tiny_generator,
+)
 from latentsmith.encoders import ENCODERS, Encoder
 from latentsmith.encoders.inception import Inception
 
@@ -19,6 +25,8 @@ def make(name: str, folder: Path, **settings) -> Encoder:
         return config(source=tiny_dinov2(folder), resolution=42, **settings).build()
     if name == "clip":
         return config(source=tiny_clip(folder), **settings).build()
+    if name == "denoiser":
+        return config(source=tiny_generator(folder), **settings).build()
     if name == "efficientnet_lite0":
         return config(**({"resolution": 64} | settings)).build()
     if name == "inception":
@@ -31,7 +39,7 @@ def make(name: str, folder: Path, **settings) -> Encoder:
 
 
 ALL = pytest.mark.parametrize("name", ENCODERS.names())
-WITH_TOKENS = pytest.mark.parametrize("name", ["clip", "dinov2", "efficientnet_lite0"])
+WITH_TOKENS = pytest.mark.parametrize("name", ["clip", "denoiser", "dinov2", "efficientnet_lite0"])
 
 
 @pytest.fixture

@@ -159,3 +159,33 @@ def random_inception(seed: int = 0) -> Any:
     torch.nn.init.zeros_(net.fc.weight)
     torch.nn.init.zeros_(net.fc.bias)
     return net
+
+
+def tiny_generator(folder: Path, *, channels: int = 3) -> str:
+    """Save an autoencoder and a SiT on its latents [2, 4, 4] of 16 x 16 images, with weights whose
+    output is not the 0 of its start; gives the generator's folder."""
+    from latentsmith.autoencoders.kl import KLAutoencoderConfig
+    from latentsmith.backbones.dit import SiTConfig
+    from latentsmith.diffusion.flow import LinearPathConfig
+    from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
+    from latentsmith.sampling.pairing import Pairing, normalizer_digest
+
+    source = tiny_autoencoder(folder / "raw", channels=channels)
+    autoencoder = KLAutoencoderConfig(source=source).build()
+    noise = torch.Generator().manual_seed(1)
+    normalizer = autoencoder.measure_normalizer([torch.rand(16, channels, 16, 16, generator=noise)])
+    autoencoder.save_pretrained(folder / "autoencoder")
+    backbone = SiTConfig(size=None, width=8, depth=3, heads=2, patch=1).build((2, 4, 4), 3)
+    with torch.no_grad():
+        for p in backbone.parameters():
+            p.add_(torch.randn(p.shape, generator=noise) * 0.2)
+    pairing = Pairing(
+        autoencoder.encoder_digest(),
+        autoencoder.digest(),
+        normalizer_digest(normalizer),
+        latents="store",
+    )
+    where, classes = str(folder / "autoencoder"), ["a", "b", "c"]
+    info = GeneratorInfo(LinearPathConfig(), pairing, where, classes, {"samples": 1})
+    generator = LatentGenerator(backbone, info, normalizer, autoencoder)
+    return str(generator.save(folder / "generator"))

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from latentsmith.config.schema import schema
@@ -88,6 +89,25 @@ class Backbone(nn.Module):
         """z [B, C, H, W], t [B] in [0, 1] (0 = data, 1 = noise) → output; ``taps``: blocks
         1…depth, or names, whose tokens are wanted."""
         raise TypeError(f"{type(self).__name__} has no forward()")
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of the conditions it must be given; none for unconditional networks."""
+        return ("label",) if self.classes is not None else ()
+
+    def features(
+        self, z: Tensor, t: Tensor, condition: Condition, taps: Collection[Tap]
+    ) -> dict[Tap, Tensor]:
+        """Tap → tokens [B, N, D]; arguments as `forward`'s. Networks that can stop after the last
+        tap do."""
+        return self(z, t, condition, taps=taps).hidden
+
+    def nothing(self, count: int, device: torch.device) -> Condition:
+        """The condition that says nothing, for ``count`` samples; empty for unconditional
+        networks."""
+        if not self.takes:
+            return {}
+        return self.null({"label": torch.zeros(count, dtype=torch.int64, device=device)})
 
     def tap_shape(self, tap: Tap) -> tuple[int, tuple[int, int]]:
         """(D, (rows, columns)) of the tokens at ``tap``. Here: the same after every block."""

@@ -28,8 +28,12 @@ from latentsmith.diffusion.variational import bound
 from latentsmith.diffusion.vp import VPPath
 from latentsmith.errors import UserError
 from latentsmith.losses.manifold import pooled
+from latentsmith.stores.text_table import TextTable
 from latentsmith.training.gradcache import GradientCache, cache_gradients
 from latentsmith.training.task import Batch, Objective, StepContext, Task
+
+TEXT = "text/embedding"
+"""The batch's token embeddings [B, L, E], where texts are read from a joined store."""
 
 Preview = Callable[[Denoiser, Batch, StepContext], Tensor | None]
 """(denoiser, held-out batch, context) → images [N, C, H, W] in [0, 1] worth looking at."""
@@ -50,14 +54,18 @@ class DiffusionTask(Task):
     """Denoising loss of a backbone on batches of a latents store.
 
     Batches: raw ``mean`` and ``logvar``, or ``latent`` [B, C, H, W], any of them also with
-    ``_flipped``; ``label`` int64 [B] for conditional backbones; ``teacher/tokens`` [B, N, D] (and
-    ``teacher/tokens_flipped``) for alignment.
+    ``_flipped``; for conditional backbones ``label`` int64 [B], or ``text`` int64 [B] (see
+    ``texts``), or token embeddings ``text/embedding`` [B, L, E]; for alignment ``teacher/tokens``
+    [B, N, D] (and ``teacher/tokens_flipped``).
 
     Args:
         backbone: trained in place.
         config: see `DiffusionConfig`.
         normalizer: of the latents' encoder.
         teacher_dim: D of the teacher's tokens, required for alignment.
+        texts: what a text-conditional backbone is told, by the batch's ``text`` (numbers of
+            samples) or, with class names, by its ``label``. The backbone must know the empty prompt
+            (`latentsmith.backbones.unet_condition.TextCondition.set_null`).
         preview: draws sample grids; None: no grids.
 
     Raises:
@@ -71,6 +79,7 @@ class DiffusionTask(Task):
         normalizer: LatentNormalizer,
         *,
         teacher_dim: int | None = None,
+        texts: TextTable | None = None,
         preview: Preview | None = None,
     ):
         super().__init__()
@@ -84,7 +93,7 @@ class DiffusionTask(Task):
                 raise ValueError("alignment needs teacher_dim, the width of the teacher's tokens")
             self.aligner = Aligner(config.alignment, backbone, teacher_dim)
         self.input = LatentInput(normalizer, config.latent, config.flip)
-        self.conditional = _has_null(backbone)
+        self.texts = texts
         channels, height, width = backbone.latent_shape
         self.dimension = channels * height * width
         self._cache: GradientCache | None = None
@@ -151,14 +160,27 @@ class DiffusionTask(Task):
         return self._noised(data, t, condition, ctx.noise("noise")), flipped
 
     def _condition(self, batch: Batch) -> Condition:
-        if not self.conditional:
+        takes = self.backbone.takes
+        if not takes:
             return {}
-        if "label" not in batch:
-            raise UserError(
-                "the network is conditioned on classes and the batch has no 'label': cache a "
-                "dataset with classes, or build the network without"
-            )
-        return {"label": batch["label"]}
+        if "label" in takes:
+            if "label" not in batch:
+                raise UserError(
+                    "the network is conditioned on classes and the batch has no 'label': cache a "
+                    "dataset with classes, or build the network without"
+                )
+            return {"label": batch["label"]}
+        if self.texts is None:
+            if TEXT not in batch:
+                raise UserError(
+                    f"the network is conditioned on texts and the batch has no {TEXT!r}: join a "
+                    "text store (`latentsmith cache text`) to the latents"
+                )
+            return {"text": batch[TEXT]}
+        number = batch.get("text", batch.get("label"))
+        if number is None:
+            raise UserError("the batch has neither 'text' nor 'label' to find its text by")
+        return {"text": self.texts(number)}
 
     def _dropped(self, condition: Condition, ctx: StepContext) -> Condition:
         """The condition with some samples' replaced by nothing."""
@@ -304,12 +326,3 @@ class DiffusionTask(Task):
         from latentsmith.backbones.export import save_backbone
 
         save_backbone(self.backbone, folder)
-
-
-def _has_null(backbone: Backbone) -> bool:
-    """Whether the backbone is conditional: only then is there a condition that says nothing."""
-    try:
-        backbone.null({"label": torch.zeros(1, dtype=torch.int64)})
-    except UserError:
-        return False
-    return True

@@ -1,0 +1,84 @@
+"""A store of few texts in memory: from a sample's number, or its class, to what its text says."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from latentsmith.errors import UserError
+from latentsmith.stores.base import FeatureStore
+from latentsmith.stores.layout import row_bytes
+from latentsmith.stores.texts import NONE, stored_texts
+
+MOST_BYTES = 4 << 30
+"""1,001 class names of SD-1.5 take 118 MB. What is larger is read row by row from its store."""
+
+
+class TextTable(nn.Module):
+    """Token embeddings of every text of a store, on the device of the network beside it; neither
+    trained nor saved in checkpoints.
+
+    Args:
+        embedding: [T, L, E], the empty prompt last.
+        of_sample: row of each sample's text, int64 [S], -1 where it has none. Class names: samples
+            are the classes.
+        name: for messages.
+    """
+
+    embedding: Tensor
+    of_sample: Tensor
+
+    def __init__(self, embedding: Tensor, of_sample: Tensor, *, name: str = "texts"):
+        super().__init__()
+        self.name = name
+        self.register_buffer("embedding", embedding, persistent=False)
+        self.register_buffer("of_sample", of_sample, persistent=False)
+
+    @classmethod
+    def of(cls, store: FeatureStore) -> "TextTable":
+        """Read a whole store of texts.
+
+        Raises:
+            UserError: no store of token embeddings, or one too large to hold.
+        """
+        fields, path = store.manifest.fields, Path(store.path)
+        if store.manifest.content != "text" or len(fields["embedding"].shape) != 2:
+            raise UserError(
+                f"{path} holds no token embeddings of texts: make it with `latentsmith cache text` "
+                "and text_encoder.output=sequence"
+            )
+        size = row_bytes(fields["embedding"]) * len(store)
+        if size > MOST_BYTES:
+            raise UserError(
+                f"the {len(store):,} texts of {path} take {size / 1e9:.1f} GB, too much to hold "
+                f"in memory (at most {MOST_BYTES / 1e9:.1f}): join the store to the latents instead"
+            )
+        embedding = store.gather(torch.arange(len(store)), fields=["embedding"])["embedding"]
+        return cls(embedding, stored_texts(store).of_sample, name=str(path))
+
+    def __len__(self) -> int:
+        """Different texts, the empty one among them."""
+        return len(self.embedding)
+
+    @property
+    def null(self) -> Tensor:
+        """The empty prompt [L, E]."""
+        return self.embedding[-1]
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Numbers of samples, or classes, int64 [B] → their texts [B, L, E].
+
+        Raises:
+            UserError: a number that is not there, or a sample without text (on a CPU, where
+                looking does not wait).
+        """
+        rows = self.of_sample
+        if samples.device.type == "cpu":
+            wrong = (samples < 0) | (samples >= len(rows))
+            wrong |= rows[samples.clamp(0, len(rows) - 1)] == NONE
+            if bool(wrong.any()):
+                raise UserError(
+                    f"{self.name} has no text of number {int(samples[wrong][0])}: it has those of "
+                    f"{len(rows)} samples or classes"
+                )
+        return self.embedding[rows[samples]]

@@ -1,0 +1,60 @@
+"""Few texts in memory: rows by class and by sample, the empty prompt, refusals."""
+
+import pytest
+import torch
+
+from helpers.tiny_models import tiny_clip_text
+from latentsmith.data.memory import MemoryDataset
+from latentsmith.encoders.text.clip_text import ClipTextConfig
+from latentsmith.errors import UserError
+from latentsmith.stores import text_table
+from latentsmith.stores.text_table import TextTable
+from latentsmith.stores.texts import Texts, cache_texts, class_texts
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    source = tiny_clip_text(tmp_path_factory.mktemp("clip"))
+    return ClipTextConfig(source=source, output="sequence").build()
+
+
+@pytest.fixture(scope="module")
+def classes(encoder, tmp_path_factory):
+    images = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
+    data = MemoryDataset(images, torch.arange(6) % 2, name="d", classes=["cat", "dog"])
+    return cache_texts(encoder, class_texts(data), tmp_path_factory.mktemp("store") / "classes")
+
+
+def test_a_label_finds_its_class_and_the_last_text_is_empty(encoder, classes):
+    table = TextTable.of(classes)
+    want = encoder(["a photo of a dog", "a photo of a cat", ""]).sequence
+    assert len(table) == 3
+    torch.testing.assert_close(table(torch.tensor([1, 0])).float(), want[:2], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(table.null.float(), want[2], atol=2e-3, rtol=2e-3)
+    assert table(torch.tensor([1, 1])).shape == (2, *want.shape[1:])
+
+
+def test_samples_that_share_a_text_share_a_row(encoder, tmp_path):
+    texts = Texts.of("captions", ["a", "b", "a", None])
+    table = TextTable.of(cache_texts(encoder, texts, tmp_path / "texts"))
+    rows = table(torch.tensor([0, 1, 2]))
+    assert torch.equal(rows[0], rows[2]) and not torch.equal(rows[0], rows[1])
+    for number in (3, 4, -1):
+        with pytest.raises(UserError, match=f"no text of number {number}"):
+            table(torch.tensor([0, number]))
+
+
+def test_it_is_neither_trained_nor_saved(classes):
+    table = TextTable.of(classes)
+    assert not list(table.parameters()) and not table.state_dict()
+    assert table.to(torch.float32).embedding.dtype == torch.float32
+
+
+def test_stores_of_something_else_are_refused(encoder, classes, tmp_path, monkeypatch):
+    pooled = ClipTextConfig(source=encoder.model.name_or_path, output="embedding").build()
+    store = cache_texts(pooled, Texts.of("t", ["a"]), tmp_path / "pooled")
+    with pytest.raises(UserError, match=r"no token embeddings.*text_encoder\.output=sequence"):
+        TextTable.of(store)
+    monkeypatch.setattr(text_table, "MOST_BYTES", 10)
+    with pytest.raises(UserError, match="too much to hold in memory"):
+        TextTable.of(classes)
