@@ -306,6 +306,19 @@ class KLAutoencoder(nn.Module):
         )
         return self.normalizer
 
+    def stated_normalizer(self, *, latent: Latent = "mode") -> LatentNormalizer:
+        """What the model's own config says, kept as `normalizer`: for a generator that was
+        published with this autoencoder. 0.18215 is right for its own encoder only, and any
+        training of that makes it stale.
+
+        Raises:
+            UserError: the config gives no scale.
+        """
+        self.normalizer = LatentNormalizer.from_config(
+            self.model.config, encoder_digest=self.encoder_digest(), latent=latent
+        )
+        return self.normalizer
+
     def require_normalizer(self) -> LatentNormalizer:
         """The normalizer, checked against the encoder as it is now.
 

@@ -6,7 +6,7 @@ they were measured on, and are refused with any other.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +89,8 @@ class LatentNormalizer:
         encoder_digest: weights the statistics were measured on.
         latent: whether they describe the posterior's mode or its samples.
         count: elements per channel they were measured from.
+        stated: taken from a published model's config, not measured: what its generator was trained
+            with, whatever the scale of other data.
     """
 
     mean: Tensor
@@ -96,6 +98,7 @@ class LatentNormalizer:
     encoder_digest: str
     latent: Latent = "mode"
     count: int = 0
+    stated: bool = False
 
     def __post_init__(self) -> None:
         if not (self.std > 0).all():
@@ -123,6 +126,32 @@ class LatentNormalizer:
         for batch in latents:
             moments.update(batch)
         return cls.from_moments(moments, encoder_digest=encoder_digest, latent=latent)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], *, encoder_digest: str, latent: Latent = "mode"
+    ) -> "LatentNormalizer":
+        """What an ``AutoencoderKL``'s config says, in both ways diffusers reads it (the inverse of
+        `diffusers_config`): ``latents_mean`` and ``latents_std`` where they are given, else
+        ``shift_factor`` and the ``scaling_factor`` alone (Stable Diffusion's 0.18215).
+
+        Raises:
+            UserError: it gives no scale.
+        """
+        scale = config.get("scaling_factor")
+        if not scale:
+            raise UserError(
+                "the autoencoder's config has no scaling_factor, so the latents its generator was "
+                "trained on cannot be made: measure them instead (measure_normalizer)"
+            )
+        wide, channels = torch.float64, int(config["latent_channels"])
+        if config.get("latents_std") is not None:
+            mean = torch.tensor(config["latents_mean"], dtype=wide)
+            std = torch.tensor(config["latents_std"], dtype=wide) / scale
+        else:
+            mean = torch.full((channels,), float(config.get("shift_factor") or 0.0), dtype=wide)
+            std = torch.full((channels,), 1 / float(scale), dtype=wide)
+        return cls(mean, std, encoder_digest, latent, stated=True)
 
     def _broadcast(self, stat: Tensor, latents: Tensor) -> Tensor:
         if latents.shape[1] != stat.shape[0]:
@@ -171,6 +200,7 @@ class LatentNormalizer:
             "encoder_digest": self.encoder_digest,
             "latent": self.latent,
             "count": self.count,
+            "stated": self.stated,
         }
         write_json(path, value)
         return path
@@ -192,6 +222,7 @@ class LatentNormalizer:
                 value["encoder_digest"],
                 value["latent"],
                 value["count"],
+                value.get("stated", False),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): measure the latents again") from error

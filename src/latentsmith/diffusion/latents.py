@@ -50,7 +50,8 @@ class LatentInput:
             flipped: which samples to mirror [B].
 
         Raises:
-            UserError: latents that are not there, and, at the first batch, of the wrong scale.
+            UserError: latents that are not there, and, at the first batch, of the wrong scale
+                (not where the normalizer is a published model's).
         """
         raw = self._raw(batch, draw, flipped)
         if self.normalizer.mean.device != raw.device:  # once: a copy for each batch would wait
@@ -60,7 +61,7 @@ class LatentInput:
                 std=self.normalizer.std.to(raw),
             )
         latents = self.normalizer.normalize(raw)
-        if not self._checked:
+        if not (self._checked or self.normalizer.stated):
             check_scale(latents, tolerance=0.2 * max(1.0, (SURE / len(latents)) ** 0.5))
             self._checked = True
         return latents

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from helpers.tiny_models import tiny_autoencoder
+from latentsmith.autoencoders.kl import KLAutoencoderConfig
 from latentsmith.autoencoders.normalizer import LatentMoments, LatentNormalizer, check_scale
 from latentsmith.errors import UserError
 
@@ -124,3 +126,47 @@ def test_check_scale_accepts_one_and_refuses_the_rest():
     for wrong in (z * 0.18215, z / 0.18215, z * 1.3, torch.full_like(z, float("nan"))):
         with pytest.raises(UserError, match="a generator expects 1"):
             check_scale(wrong)
+
+
+def test_a_published_scale_is_read_as_diffusers_reads_it():
+    z = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sd = LatentNormalizer.from_config(
+        {"scaling_factor": 0.18215, "latent_channels": 4}, encoder_digest="d"
+    )
+    torch.testing.assert_close(sd.normalize(z), z * 0.18215)
+    shifted = {"scaling_factor": 0.36, "shift_factor": 0.12, "latent_channels": 4}
+    sd3 = LatentNormalizer.from_config(shifted, encoder_digest="d")
+    torch.testing.assert_close(sd3.normalize(z), (z - 0.12) * 0.36)
+    assert sd.stated and sd3.stated
+
+
+def test_what_is_stated_is_what_was_measured():
+    mean = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    measured = LatentNormalizer(mean, mean.abs() + 0.5, "d", count=9)
+    config = measured.diffusers_config() | {"latent_channels": 2}
+    stated = LatentNormalizer.from_config(config, encoder_digest="d")
+    torch.testing.assert_close(stated.mean, measured.mean)
+    torch.testing.assert_close(stated.std, measured.std)
+    assert stated.stated and not measured.stated
+
+
+def test_stated_survives_saving_and_old_files_are_measured(tmp_path):
+    stated = LatentNormalizer.from_config(
+        {"scaling_factor": 2.0, "latent_channels": 1}, encoder_digest="d"
+    )
+    path = stated.save(tmp_path)
+    assert LatentNormalizer.load(tmp_path).stated
+    path.write_text(path.read_text().replace('"stated"', '"something"'))
+    assert not LatentNormalizer.load(tmp_path).stated
+
+
+def test_a_config_without_scale_is_refused():
+    with pytest.raises(UserError, match=r"no scaling_factor.*measure"):
+        LatentNormalizer.from_config({"latent_channels": 4}, encoder_digest="d")
+
+
+def test_an_autoencoder_gives_its_own(tmp_path):
+    autoencoder = KLAutoencoderConfig(source=tiny_autoencoder(tmp_path)).build()
+    normalizer = autoencoder.stated_normalizer()
+    assert autoencoder.require_normalizer() is normalizer
+    assert normalizer.std.tolist() == pytest.approx([1 / 0.18215] * 2)

@@ -368,3 +368,14 @@ def test_settings_from_plain_values():
     assert config.alignment == AlignmentConfig(blocks=[4])
     with pytest.raises(ValueError):
         TypeAdapter(DiffusionConfig).validate_python({"label_dropout": 1.5})
+
+
+def test_a_published_scale_is_taken_at_its_word():
+    """The generator was trained with it, whatever these data's own deviation is."""
+    own = normalizer()
+    wrong = replace(own, std=own.std * 3)
+    net = ToyBackboneConfig().build(SHAPE, CLASSES)
+    with pytest.raises(UserError, match="standard deviation"):
+        DiffusionTask(net, DiffusionConfig(), wrong)("denoiser", latents(64), context())
+    stated = replace(wrong, stated=True)
+    DiffusionTask(net, DiffusionConfig(), stated)("denoiser", latents(64), context())
