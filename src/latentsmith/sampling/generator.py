@@ -22,6 +22,8 @@ from latentsmith.sampling.guidance import GuidanceConfig
 from latentsmith.sampling.noise import NoiseSource, starting_noise
 from latentsmith.sampling.pairing import Pairing
 from latentsmith.sampling.samplers import SamplerConfig
+from latentsmith.stores import text_table
+from latentsmith.stores.text_table import TextTable
 from latentsmith.utils.files import atomic_folder, write_json
 
 FILE_NAME = "generator.json"
@@ -80,6 +82,7 @@ class LatentGenerator:
         info: what it was trained on and belongs to.
         normalizer: of the latents it was trained on.
         autoencoder: decodes; None where only latents are wanted.
+        texts: of text-conditional backbones trained on class names: a label's text.
 
     Raises:
         UserError: autoencoder or normalizer is not the one the generator was trained with.
@@ -91,12 +94,13 @@ class LatentGenerator:
         info: GeneratorInfo,
         normalizer: LatentNormalizer,
         autoencoder: KLAutoencoder | None = None,
+        texts: TextTable | None = None,
     ):
         info.pairing.check_normalizer(normalizer)
         if autoencoder is not None:
             info.pairing.check(autoencoder)
         self.backbone, self.info, self.normalizer = backbone, info, normalizer
-        self.autoencoder = autoencoder
+        self.autoencoder, self.texts = autoencoder, texts
         self.path = info.path.build()
 
     @property
@@ -113,6 +117,7 @@ class LatentGenerator:
         guidance: GuidanceConfig,
         seed: int = 0,
         labels: Tensor | None = None,
+        condition: Condition | None = None,
         noise: Tensor | None = None,
         weak: Denoiser | None = None,
         batch_size: int = 64,
@@ -125,6 +130,8 @@ class LatentGenerator:
         Args:
             indices: which samples [N], any non-negative numbers.
             labels: class of each [N]; default: ``index mod classes``.
+            condition: instead of labels, what each is made from, [N, …] by name (prompts:
+                ``text`` [N, L, E]).
             noise: where each starts [N, C, h, w], instead of the noise of its index.
             weak: a worse generator of the same latents, for autoguidance.
 
@@ -132,20 +139,21 @@ class LatentGenerator:
             UserError: labels for an unconditional generator, or outside the classes.
         """
         where = torch.as_tensor(indices, dtype=torch.int64)
-        labels = self._labels(where, labels)
+        if condition is None:
+            condition = self._condition(self._labels(where, labels))
+        elif labels is not None:
+            raise UserError("labels and a condition were given: one says what the other says")
         denoiser = Denoiser(self.backbone, self.path)
         training = self.backbone.training
         self.backbone.eval()
         parts = []
         for rows in torch.arange(len(where)).split(batch_size):
             some = where[rows]
-            condition: Condition = {}
-            if labels is not None:
-                condition["label"] = labels[rows].to(self.device)
+            part = {name: value[rows].to(self.device) for name, value in condition.items()}
             own = noise is None
             z = starting_noise(seed, some, self.backbone.latent_shape) if own else noise[rows]
             z = sampler.sample(
-                guidance.bind(denoiser, condition, weak),
+                guidance.bind(denoiser, part, weak),
                 z.to(self.device),
                 path=self.path,
                 noise=NoiseSource(seed, some, device=self.device),
@@ -153,6 +161,11 @@ class LatentGenerator:
             parts.append(self.normalizer.denormalize(z.float()).cpu())
         self.backbone.train(training)
         return torch.cat(parts)
+
+    def _condition(self, labels: Tensor | None) -> Condition:
+        if labels is None:
+            return {}
+        return {"label": labels} if self.texts is None else {"text": self.texts(labels)}
 
     def _labels(self, indices: Tensor, labels: Tensor | None) -> Tensor | None:
         classes = self.info.classes
@@ -190,12 +203,14 @@ class LatentGenerator:
         return self.decode(self.sample_latents(indices, **how))
 
     def save(self, folder: Path | str) -> Path:
-        """Write ``backbone/`` (diffusers format), the normalizer and ``generator.json``, all or
-        nothing."""
+        """Write ``backbone/`` (diffusers format), the normalizer, texts and ``generator.json``, all
+        or nothing."""
         folder = Path(folder)
         with atomic_folder(folder) as tmp:
             save_backbone(self.backbone, tmp / BACKBONE)
             self.normalizer.save(tmp)
+            if self.texts is not None:
+                self.texts.save(tmp)
             here = os.path.relpath(self.info.autoencoder, folder)
             write_json(tmp / FILE_NAME, self.info.to_json() | {FROM_HERE: here})
         return folder
@@ -225,7 +240,9 @@ class LatentGenerator:
         backbone = load_backbone(folder / BACKBONE).to(device)
         normalizer = LatentNormalizer.load(folder)
         info.pairing.check(given, where=str(folder))
-        return cls(backbone.eval(), info, normalizer, given.to(device))
+        told = (folder / text_table.FILE_NAME).is_file()
+        texts = TextTable.load(folder) if told else None
+        return cls(backbone.eval(), info, normalizer, given.to(device), texts)
 
 
 def _read_info(folder: Path) -> GeneratorInfo:

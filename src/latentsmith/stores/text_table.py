@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentsmith.errors import UserError
 from latentsmith.stores.base import FeatureStore
 from latentsmith.stores.layout import row_bytes
 from latentsmith.stores.texts import NONE, stored_texts
+from latentsmith.utils.files import atomic_path
+
+FILE_NAME = "texts.safetensors"
 
 MOST_BYTES = 4 << 30
 """1,001 class names of SD-1.5 take 118 MB. What is larger is read row by row from its store."""
@@ -55,6 +60,22 @@ class TextTable(nn.Module):
             )
         embedding = store.gather(torch.arange(len(store)), fields=["embedding"])["embedding"]
         return cls(embedding, stored_texts(store).of_sample, name=str(path))
+
+    def save(self, folder: Path) -> Path:
+        """Write ``texts.safetensors`` into ``folder``."""
+        tensors = {"embedding": self.embedding, "of_sample": self.of_sample}
+        with atomic_path(Path(folder) / FILE_NAME) as tmp:
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, tmp)
+        return Path(folder) / FILE_NAME
+
+    @classmethod
+    def load(cls, folder: Path) -> "TextTable":
+        """What `save` wrote. Raises UserError when it is missing or damaged."""
+        path = Path(folder) / FILE_NAME
+        try:
+            return cls(**load_file(path), name=str(path))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}): save it again") from error
 
     def __len__(self) -> int:
         """Different texts, the empty one among them."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
+from latentsmith.backbones.base import BackboneOutput
 from latentsmith.backbones.dit import SiTConfig
 from latentsmith.diffusion.denoiser import Denoiser
 from latentsmith.diffusion.flow import LinearPathConfig
@@ -17,9 +18,11 @@ from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
 from latentsmith.sampling.guidance.autoguidance import AutoguidanceConfig
 from latentsmith.sampling.guidance.cfg import CfgConfig
 from latentsmith.sampling.guidance.none import NoGuidanceConfig
+from latentsmith.sampling.noise import starting_noise
 from latentsmith.sampling.pairing import Pairing, normalizer_digest
 from latentsmith.sampling.samplers.euler import EulerConfig
 from latentsmith.sampling.samplers.sde import SdeConfig
+from latentsmith.stores.text_table import TextTable
 
 CLASSES = ["shoe", "bag", "coat"]
 HOW = {"sampler": EulerConfig(steps=3), "guidance": NoGuidanceConfig()}
@@ -237,3 +240,44 @@ def test_damage_and_absence_are_sentences(generator, tmp_path):
     file.write_text(file.read_text()[:20])
     with pytest.raises(UserError, match="is damaged"):
         LatentGenerator.load(tmp_path / "g")
+
+
+class Told(torch.nn.Module):
+    """A "text"-conditional network that puts out its text's first number."""
+
+    predicts, latent_shape, takes = "velocity", (2, 4, 4), ("text",)
+
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, z, t, condition, *, taps=()):
+        text = condition["text"].float()
+        return BackboneOutput(z * 0 + self.one * text[:, 0, 0].view(-1, 1, 1, 1))
+
+
+def test_labels_are_told_as_texts_and_prompts_go_beside_them(decoder):
+    table = TextTable(torch.tensor([[[1.0]], [[5.0]], [[0.0]]]), torch.tensor([0, 1, 0]))
+    g = LatentGenerator(Told(), info_for(decoder), decoder.require_normalizer(), decoder, table)
+    start = g.normalizer.denormalize(starting_noise(0, range(3), (2, 4, 4)))
+    made = g.sample_latents(range(3), **HOW)
+    std = g.normalizer.std.float().view(1, -1, 1, 1)
+    torch.testing.assert_close(
+        ((start - made) / std).mean((1, 2, 3)), torch.tensor([1.0, 5.0, 1.0]), atol=1e-4, rtol=1e-4
+    )
+    prompts = {"text": torch.tensor([[[2.0]], [[3.0]], [[4.0]]])}
+    free = g.sample_latents(range(3), condition=prompts, batch_size=2, **HOW)
+    torch.testing.assert_close(
+        ((start - free) / std).mean((1, 2, 3)), torch.tensor([2.0, 3.0, 4.0]), atol=1e-4, rtol=1e-4
+    )
+    with pytest.raises(UserError, match="labels and a condition"):
+        g.sample_latents([0], labels=torch.tensor([0]), condition=prompts, **HOW)
+
+
+def test_texts_are_saved_with_the_generator(decoder, tmp_path):
+    decoder.save_pretrained(tmp_path / "model")
+    table = TextTable(torch.ones(4, 1, 1), torch.tensor([0, 1, 2]))
+    info = replace(info_for(decoder), autoencoder=str(tmp_path / "model"))
+    g = LatentGenerator(lively(), info, decoder.require_normalizer(), decoder, table)
+    loaded = LatentGenerator.load(g.save(tmp_path / "generator"))
+    assert loaded.texts is not None and torch.equal(loaded.texts.embedding, table.embedding)

@@ -58,3 +58,14 @@ def test_stores_of_something_else_are_refused(encoder, classes, tmp_path, monkey
     monkeypatch.setattr(text_table, "MOST_BYTES", 10)
     with pytest.raises(UserError, match="too much to hold in memory"):
         TextTable.of(classes)
+
+
+def test_saved_and_loaded(classes, tmp_path):
+    table = TextTable.of(classes)
+    path = table.save(tmp_path)
+    again = TextTable.load(tmp_path)
+    assert torch.equal(again.embedding, table.embedding)
+    assert torch.equal(again.of_sample, table.of_sample)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="missing or damaged"):
+        TextTable.load(tmp_path)
