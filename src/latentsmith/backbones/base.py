@@ -13,10 +13,10 @@ from latentsmith.registry import Registry
 BACKBONES = Registry("backbone", "latentsmith.backbones")
 
 Condition = dict[str, Tensor]
-"""What a sample is generated from, one tensor [B, …] per name. Class-conditional networks: ``label``
-int64 [B]. Text-conditional ones: ``text`` [B, L, E], every position's embedding (a text store's
-``embedding``); SDXL also ``pooled`` [B, P], the whole text's, and ``time_ids`` [B, 6], its image
-sizes and crops. Empty for unconditional models."""
+"""What a sample is generated from, one tensor [B, …] per name. Class-conditional networks take
+``label`` int64 [B]; text-conditional ones ``text`` [B, L, E], every position's embedding (a text
+store's ``embedding``), SDXL also ``pooled`` [B, P], the whole text's, and ``time_ids`` [B, 6], its
+image sizes and crops. Empty for unconditional models."""
 
 Tap = int | str
 """A place inside a network whose output is wanted: a block, numbered from 1 in the order they
@@ -94,6 +94,10 @@ class Backbone(nn.Module):
     def takes(self) -> tuple[str, ...]:
         """Names of the conditions it must be given; none for unconditional networks."""
         return ("label",) if self.classes is not None else ()
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Trainable parameters that weight decay should leave alone, besides vectors."""
+        return []
 
     def features(
         self, z: Tensor, t: Tensor, condition: Condition, taps: Collection[Tap]

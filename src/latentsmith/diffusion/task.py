@@ -100,7 +100,8 @@ class DiffusionTask(Task):
 
     def objectives(self) -> list[Objective]:
         """One: backbone and alignment heads."""
-        return [Objective("denoiser", list(self.parameters()))]
+        params = [p for p in self.parameters() if p.requires_grad]
+        return [Objective("denoiser", params, undecayed=self.backbone.undecayed())]
 
     def denoiser(self) -> Denoiser:
         """What samplers take, with the weights of this moment."""

@@ -27,11 +27,15 @@ def learning_rate(samples: int, cfg: TrainConfig, *, starts_at: int = 0) -> floa
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def adamw(params: Sequence[nn.Parameter], cfg: TrainConfig) -> AdamW:
-    """AdamW over float32 ``params``; weight decay acts on tensors of two dimensions or more."""
+def adamw(
+    params: Sequence[nn.Parameter], cfg: TrainConfig, undecayed: Sequence[nn.Parameter] = ()
+) -> AdamW:
+    """AdamW over float32 ``params``; weight decay acts on tensors of two dimensions or more, save
+    those in ``undecayed``."""
+    spared = {id(p) for p in undecayed} | {id(p) for p in params if p.ndim < 2}
     groups = [
-        {"params": [p for p in params if p.ndim >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in params if id(p) not in spared], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in params if id(p) in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") for p in params)

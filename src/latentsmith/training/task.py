@@ -34,6 +34,8 @@ class Objective:
     """Multiplies the run's learning rate."""
     starts_at: int = 0
     """Samples seen before this objective is first stepped (a discriminator's warm-up)."""
+    undecayed: Sequence[nn.Parameter] = ()
+    """Those of ``params`` that weight decay leaves alone (LoRA: small as it is)."""
 
 
 @dataclass

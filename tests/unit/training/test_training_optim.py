@@ -49,6 +49,18 @@ def test_weight_decay_acts_on_matrices_only():
         torch.testing.assert_close(p, before[name] * factor)
 
 
+def test_weight_decay_leaves_some_matrices_alone():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    params = list(model.parameters())
+    optimizer = adamw(params, TrainConfig(lr=0.1, weight_decay=0.5), undecayed=params[:1])
+    before = [p.detach().clone() for p in params]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    torch.testing.assert_close(params[0].detach(), before[0])
+    torch.testing.assert_close(params[1].detach(), before[1] * 0.95)
+
+
 def test_state_round_trip_steps_alike_and_unstepped_parameters_have_none():
     def build():
         torch.manual_seed(0)
