@@ -23,3 +23,15 @@ def one_thread():
     """Sums depend on the number of threads in their last bits, and tests compare runs of this
     process with runs of fresh ones bit for bit; whatever a test before has set is undone."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_pipelines(tmp_path_factory):
+    """``tiny_pipelines("sd15")``: folder of a tiny Stable Diffusion pipeline (sd15, sd21, sdxl),
+    made once; see `helpers.tiny_sd`. Do not write into it."""
+    from functools import cache
+
+    from helpers.tiny_sd import tiny_sd
+
+    root = tmp_path_factory.mktemp("pipelines")
+    return cache(lambda kind: tiny_sd(root / kind, kind))

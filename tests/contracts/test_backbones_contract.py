@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.backbones import randomized
+from helpers.tiny_sd import set_random_null
 from latentsmith.backbones.base import BACKBONES, Backbone, BackboneOutput
 from latentsmith.backbones.export import diffusers_class, load_backbone, save_backbone
 from latentsmith.errors import UserError
@@ -15,42 +16,66 @@ from latentsmith.errors import UserError
 SMALL: dict[str, dict] = {
     "dit": {"width": 24, "depth": 2, "heads": 3},
     "sit": {"width": 24, "depth": 2, "heads": 3},
+    "sd_unet": {
+        "source": "scratch",
+        "adapt": "full",
+        "text_length": 6,
+        "unet": {
+            "block_out_channels": [8, 16],
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "cross_attention_dim": 12,
+            "attention_head_dim": 2,
+        },
+    },
 }
 """Settings that make a tiny network; a new backbone adds some."""
+
+OF_TEXTS = {"sd_unet"}
+"""Conditioned on texts, not on classes."""
 
 LATENT = (4, 8, 8)
 CLASSES = 5
 ALL = pytest.mark.parametrize("name", BACKBONES.names())
+OF_CLASSES = pytest.mark.parametrize("name", sorted({*BACKBONES.names()} - OF_TEXTS))
 
 
 def make(name: str, classes: int | None = CLASSES, latent=LATENT, **settings) -> Backbone:
     assert name in SMALL, f"backbone {name!r} is new: say in SMALL how to make a tiny one"
-    return BACKBONES[name].config(**(SMALL[name] | settings)).build(latent, classes)
+    config = BACKBONES[name].config(**(SMALL[name] | settings))
+    network = config.build(latent, None if name in OF_TEXTS else classes)
+    return set_random_null(network) if name in OF_TEXTS else network
 
 
-def inputs(count: int = 3, latent=LATENT, seed: int = 0):
+def inputs(name: str, count: int = 3, latent=LATENT, seed: int = 0):
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(count, *latent, generator=rng)
-    label = torch.randint(CLASSES, (count,), generator=rng)
-    return z, torch.rand(count, generator=rng), {"label": label}
+    condition = {"label": torch.randint(CLASSES, (count,), generator=rng)}
+    if name in OF_TEXTS:
+        condition = {"text": torch.randn(count, 6, 12, generator=rng)}
+    return z, torch.rand(count, generator=rng), condition
 
 
 @ALL
 def test_shapes_and_attributes(name):
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     network = make(name)
     out = network(z, t, condition)
     assert isinstance(out, BackboneOutput)
     assert out.sample.shape == z.shape and out.sample.dtype == z.dtype
     assert out.variance is None or out.variance.shape == z.shape
     assert out.hidden == {}
-    assert network.latent_shape == LATENT and network.classes == CLASSES
+    assert network.latent_shape == LATENT and network.classes == (
+        None if name in OF_TEXTS else CLASSES
+    )
     assert network.predicts == network.config.predicts and network.config.kind == name
 
 
 @ALL
 def test_latents_need_not_be_square(name):
-    z, t, condition = inputs(latent=(3, 8, 12))
+    z, t, condition = inputs(name, latent=(3, 8, 12))
     assert make(name, latent=(3, 8, 12))(z, t, condition).sample.shape == z.shape
 
 
@@ -58,7 +83,7 @@ def test_latents_need_not_be_square(name):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_parameter_is_used(name, checkpointing):
     network = randomized(make(name, gradient_checkpointing=checkpointing))
-    out = network(*inputs())
+    out = network(*inputs(name))
     loss = out.sample.square().mean()
     loss = loss if out.variance is None else loss + out.variance.square().mean()
     loss.backward()
@@ -71,7 +96,7 @@ def test_checkpointing_changes_no_gradient(name):
     grads = []
     for checkpointing in (False, True):
         network = randomized(make(name, gradient_checkpointing=checkpointing))
-        network(*inputs()).sample.square().mean().backward()
+        network(*inputs(name)).sample.square().mean().backward()
         grads.append([p.grad for p in network.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
@@ -79,7 +104,7 @@ def test_checkpointing_changes_no_gradient(name):
 @ALL
 def test_output_depends_on_everything(name):
     network = randomized(make(name))
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     before = network(z, t, condition).sample
     others = [(z + 0.1, t, condition), (z, t * 0.9, condition), (z, t, network.null(condition))]
     for other in others:
@@ -91,11 +116,12 @@ def test_output_depends_on_everything(name):
 @ALL
 def test_samples_do_not_see_each_other(name):
     network = randomized(make(name)).double()
-    z, t, condition = inputs(5)
+    z, t, condition = inputs(name, 5)
     z, t = z.double(), t.double()
     together = network(z, t, condition)
     for k in range(5):
-        alone = network(z[k : k + 1], t[k : k + 1], {"label": condition["label"][k : k + 1]})
+        own = {what: value[k : k + 1] for what, value in condition.items()}
+        alone = network(z[k : k + 1], t[k : k + 1], own)
         torch.testing.assert_close(alone.sample[0], together.sample[k], rtol=1e-10, atol=1e-12)
 
 
@@ -110,30 +136,35 @@ def test_starts_at_zero_and_from_its_own_seed(name):
     assert all(torch.equal(v, again[k]) for k, v in first.state_dict().items())
     assert any(not torch.equal(v, other[k]) for k, v in first.state_dict().items())
     assert all(v.isfinite().all() for v in first.state_dict().values())
-    assert not first(*inputs()).sample.any()
+    assert not first(*inputs(name)).sample.any()
 
 
 @ALL
 def test_taps(name):
     network = randomized(make(name))
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     taps = [1, network.depth]
     out = network(z, t, condition, taps=taps)
-    rows, columns = network.grid
     assert sorted(out.hidden) == taps
-    for tokens in out.hidden.values():
-        assert tokens.shape == (3, rows * columns, network.width)
+    for tap, tokens in out.hidden.items():
+        width, (rows, columns) = network.tap_shape(tap)
+        assert tokens.shape == (3, rows * columns, width)
+        image = network.as_map(tap, tokens)
+        assert image.shape == (3, width, rows, columns)
+        assert torch.equal(image[:, :, -1, 0], tokens[:, -columns])  # raster order
     assert not torch.equal(out.hidden[1], out.hidden[network.depth])
     assert torch.equal(out.sample, network(z, t, condition).sample)
     for wrong in (0, network.depth + 1):
         with pytest.raises(UserError, match=f"no block {wrong}"):
             network(z, t, condition, taps=[wrong])
+    with pytest.raises(UserError, match=r"no (block|module) '?nowhere"):
+        network(z, t, condition, taps=["nowhere"])
 
 
 @ALL
 def test_null_condition(name):
     network = randomized(make(name))
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     null = network.null(condition)
     assert null.keys() == condition.keys()
     assert all(null[k].shape == v.shape and null[k].dtype == v.dtype for k, v in condition.items())
@@ -142,10 +173,10 @@ def test_null_condition(name):
     torch.testing.assert_close(out[0], out[1])
 
 
-@ALL
+@OF_CLASSES
 def test_unconditional(name):
     network = randomized(make(name, classes=None))
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     assert network(z, t, {}).sample.shape == z.shape and network.classes is None
     with pytest.raises(UserError, match="unconditional"):
         network.null({})
@@ -156,15 +187,16 @@ def test_unconditional(name):
 @ALL
 def test_wrong_sizes_are_told(name):
     network = make(name)
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     for wrong in (z[:, :3], z[..., :6], z[0]):
         with pytest.raises(UserError, match=r"latents of shape"):
             network(wrong, t, condition)
     with pytest.raises(UserError, match="times of shape"):
         network(z, t[:2], condition)
-    with pytest.raises(UserError, match="labels of shape"):
-        network(z, t, {"label": condition["label"][:1]})
-    with pytest.raises(UserError, match="no 'label'"):
+    what = next(iter(condition))
+    with pytest.raises(UserError, match=f"{what}s of shape"):
+        network(z, t, {what: condition[what][:1]})
+    with pytest.raises(UserError, match=f"no '{what}'"):
         network(z, t, {})
     with pytest.raises(UserError, match="7 x 8"):
         make(name, latent=(4, 7, 8))
@@ -173,7 +205,7 @@ def test_wrong_sizes_are_told(name):
 @ALL
 def test_saved_and_loaded_is_equal(name, tmp_path):
     network = randomized(make(name))
-    expected = network(*inputs())
+    expected = network(*inputs(name))
     folder = save_backbone(network, tmp_path / "network")
     assert {f.name for f in folder.iterdir()} == {
         "config.json",
@@ -181,28 +213,31 @@ def test_saved_and_loaded_is_equal(name, tmp_path):
     }
     loaded = load_backbone(folder)
     assert loaded.config == network.config and type(loaded) is type(network)
-    assert (loaded.latent_shape, loaded.classes) == (LATENT, CLASSES) and not loaded.training
-    assert torch.equal(loaded(*inputs()).sample, expected.sample)
+    assert (loaded.latent_shape, loaded.classes) == (LATENT, network.classes)
+    assert not loaded.training
+    assert torch.equal(loaded(*inputs(name)).sample, expected.sample)
     assert all(p.requires_grad for p in loaded.parameters())
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     model = diffusers_class().from_pretrained(str(folder))
-    assert torch.equal(model(z, t, condition["label"]), expected.sample)
+    names = {"label": "class_labels", "text": "encoder_hidden_states"}
+    given = {names[what]: value for what, value in condition.items()}
+    assert torch.equal(model(z, t, **given), expected.sample)
     model.save_pretrained(tmp_path / "again")
-    assert torch.equal(load_backbone(tmp_path / "again")(*inputs()).sample, expected.sample)
+    assert torch.equal(load_backbone(tmp_path / "again")(*inputs(name)).sample, expected.sample)
 
 
 @ALL
 def test_copies_and_pickles(name):
     network = randomized(make(name))
-    expected = network(*inputs()).sample
+    expected = network(*inputs(name)).sample
     for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert torch.equal(twin(*inputs()).sample, expected)
+        assert torch.equal(twin(*inputs(name)).sample, expected)
 
 
 @ALL
 def test_half_precision_and_autocast(name):
     network = randomized(make(name), spread=0.1)
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     exact = network(z, t, condition).sample
     with torch.autocast("cpu", torch.bfloat16):
         auto = network(z, t, condition).sample
@@ -227,7 +262,7 @@ def test_every_setting_has_help(name):
 @ALL
 def test_the_same_on_cuda(name):
     network = randomized(make(name))
-    z, t, condition = inputs()
+    z, t, condition = inputs(name)
     expected = network(z, t, condition).sample
     there = network.cuda()(z.cuda(), t.cuda(), {k: v.cuda() for k, v in condition.items()})
     assert there.sample.is_cuda

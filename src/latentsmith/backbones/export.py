@@ -3,6 +3,10 @@
 A folder has ``config.json`` (the network's settings, latent shape, classes) and
 ``diffusion_pytorch_model.safetensors``. `load_backbone` reads it without diffusers;
 ``diffusers_class().from_pretrained(folder)`` gives a ``ModelMixin`` around the same network.
+
+Of a network around frozen weights of a source (`Backbone.borrowed_state`), such as a U-Net with
+LoRA, the folder has ``trainable.safetensors`` instead: only what the source does not have. Reading
+it reads the source again, and compares its digest.
 """
 
 import json
@@ -15,19 +19,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentsmith.backbones.base import BACKBONES, Backbone
 from latentsmith.errors import UserError
 from latentsmith.registry import read
+from latentsmith.utils.digest import state_digest
 from latentsmith.utils.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PART = "trainable.safetensors"
+"""What takes the place of `WEIGHTS` where frozen weights are a source's. Another name: diffusers
+would take a file with fewer weights, and leave the rest random."""
 CLASS = "LatentsmithBackbone"
+BORROWED = "borrowed"
+"""Entry of config.json beside `PART`: the digest of the frozen weights."""
 PREFIX = "network."  # where the network lies inside the ModelMixin
 
 
@@ -54,11 +64,17 @@ def describe(backbone: Backbone) -> dict[str, Any]:
 
 def save_backbone(backbone: Backbone, folder: Path | str) -> Path:
     """Write ``folder`` (replaced if it is there), atomically; see the module's text."""
-    model = diffusers_class().around(backbone)
-    folder = Path(folder)
+    folder, borrowed = Path(folder), backbone.borrowed_state()
     with atomic_folder(folder) as tmp:
-        # one file whatever its size: `load_backbone` reads no index
-        model.save_pretrained(tmp, max_shard_size="1TB")
+        if borrowed:
+            about = {"_class_name": CLASS, **describe(backbone), BORROWED: state_digest(borrowed)}
+            (tmp / CONFIG).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+            own = {k: v for k, v in backbone.state_dict().items() if k not in borrowed}
+            save_file({k: v.cpu().contiguous() for k, v in own.items()}, tmp / PART)
+        else:
+            # one file whatever its size: `load_backbone` reads no index
+            model = diffusers_class().around(backbone)
+            model.save_pretrained(tmp, max_shard_size="1TB")
     log.info("saved the %s backbone to %s", backbone.config.kind, folder)
     return folder
 
@@ -71,7 +87,8 @@ def load_backbone(folder: Path | str) -> Backbone:
         UserError: the folder is not one of ours, incomplete, or does not fit its own settings.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
+    weights = PART if (folder / PART).is_file() else WEIGHTS
+    for name in (CONFIG, weights):
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder} is no saved backbone: it has no {name}. Give a folder that "
@@ -79,7 +96,7 @@ def load_backbone(folder: Path | str) -> Backbone:
             )
     try:
         config = json.loads((folder / CONFIG).read_text())
-        state = load_file(folder / WEIGHTS)
+        state = load_file(folder / weights)
     except (ValueError, SafetensorError) as error:
         raise UserError(f"{folder} is damaged: {error}. Save or copy it anew") from error
     if config.get("_class_name") != CLASS:
@@ -87,11 +104,34 @@ def load_backbone(folder: Path | str) -> Backbone:
             f"{folder} holds a {config.get('_class_name')}, not a {CLASS}: published DiT weights "
             "are read by load_published, diffusers' class by from_diffusers_dit"
         )
+    digest = config.pop(BORROWED, None)
     arguments = {k: v for k, v in config.items() if not k.startswith("_")}
+    if weights == PART:
+        return _around_source(arguments, state, digest, folder).eval()
     with torch.device("meta"):
         backbone = build_backbone(**arguments)
     fill(backbone, {k.removeprefix(PREFIX): v for k, v in state.items()}, str(folder))
     return backbone.eval()
+
+
+def _around_source(
+    arguments: dict[str, Any], state: dict[str, Tensor], digest: str | None, folder: Path
+) -> Backbone:
+    """The network of `PART`: its source's weights, and ``state`` in them."""
+    backbone = build_backbone(**arguments)
+    borrowed = backbone.borrowed_state()
+    if state_digest(borrowed) != digest:
+        raise UserError(
+            f"{folder} was saved around other frozen weights than those its source "
+            f"{arguments['settings'].get('source')!r} has now (digest "
+            f"{state_digest(borrowed)[:12]}, saved {str(digest)[:12]}): put the old ones back"
+        )
+    own = {k: v for k, v in backbone.state_dict().items() if k not in borrowed}
+    check_state({k: tuple(v.shape) for k, v in own.items()}, state, str(folder))
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(state[name])
+    return backbone
 
 
 def check_state(
@@ -155,11 +195,17 @@ def diffusers_class() -> Any:
             return model
 
         def forward(
-            self, hidden_states: Tensor, timestep: Tensor, class_labels: Tensor | None = None
+            self,
+            hidden_states: Tensor,
+            timestep: Tensor,
+            class_labels: Tensor | None = None,
+            encoder_hidden_states: Tensor | None = None,
         ) -> Tensor:
-            """Noisy latents [B, C, H, W], our time [B] in [0, 1] (1 = noise), labels [B] → the
-            prediction [B, C, H, W], in the parametrization of config["settings"]["predicts"]."""
-            condition = {} if class_labels is None else {"label": class_labels}
+            """Noisy latents [B, C, H, W], our time [B] in [0, 1] (1 = noise), labels [B] or texts
+            [B, L, E] → the prediction [B, C, H, W], in the parametrization of
+            config["settings"]["predicts"]. (Other conditions: call ``network``.)"""
+            given = {"label": class_labels, "text": encoder_hidden_states}
+            condition = {name: value for name, value in given.items() if value is not None}
             return self.network(hidden_states, timestep, condition).sample
 
     return LatentsmithBackbone

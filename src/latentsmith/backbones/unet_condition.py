@@ -1,0 +1,142 @@
+"""What a Stable Diffusion U-Net is conditioned on: texts, and in XL their pooled embedding and the
+image's sizes. Keeps the empty prompt's embedding, the condition that says nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentsmith.backbones.base import Condition
+from latentsmith.errors import UserError
+
+TIME_IDS = 6
+"""Numbers SDXL is told of an image: original height and width, top and left of the crop, target
+height and width, in pixels."""
+
+
+class TextCondition(nn.Module):
+    """Shapes of the conditions of one U-Net, and its empty prompt.
+
+    Args:
+        unet: a ``UNet2DConditionModel``.
+        length: positions L of the empty prompt.
+
+    Attributes:
+        width: E of ``text`` [B, L, E]; L is any in a pass.
+        pooled: P of ``pooled`` [B, P] (SDXL), else None.
+        names: of the conditions it takes.
+    """
+
+    null_text: Tensor
+    null_pooled: Tensor | None
+
+    def __init__(self, unet: Any, length: int):
+        super().__init__()
+        config = unet.config
+        self.width, self.pooled = config.cross_attention_dim, None
+        self.names = ["text"]
+        if config.addition_embed_type == "text_time":
+            sizes = TIME_IDS * config.addition_time_embed_dim
+            self.pooled = config.projection_class_embeddings_input_dim - sizes
+            self.names += ["pooled", "time_ids"]
+        # NaN: not told yet. Of a fixed shape, so that checkpoints with and without it fit
+        self.register_buffer("null_text", torch.full((length, self.width), torch.nan))
+        pooled = None if self.pooled is None else torch.full((self.pooled,), torch.nan)
+        self.register_buffer("null_pooled", pooled)
+        self._told = False
+
+    @torch.no_grad()
+    def set_null(self, text: Tensor, pooled: Tensor | None = None) -> None:
+        """Keep the empty prompt's embedding; it is saved with the network.
+
+        Args:
+            text: [L, E], the last row of a text store.
+            pooled: [P], SDXL only.
+
+        Raises:
+            UserError: of another shape, or not finite.
+        """
+        given = {"text": (text, self.null_text)}
+        if self.null_pooled is not None:
+            given["pooled"] = (torch.empty(0) if pooled is None else pooled, self.null_pooled)
+        for name, (value, kept) in given.items():
+            if value.shape != kept.shape or not bool(value.isfinite().all()):
+                raise UserError(
+                    f"the empty prompt's {name} embedding is {list(value.shape)} and this network "
+                    f"takes {list(kept.shape)}, finite: cache texts with the pipeline's own text "
+                    "encoder, or set text_length"
+                )
+        for value, kept in given.values():
+            kept.copy_(value)
+
+    def nothing(self, count: int, sides: Sequence[int], device: torch.device) -> Condition:
+        """The empty prompt for each of ``count`` samples of (height, width) pixels ``sides``."""
+        condition = {"text": self.null_text.to(device).expand(count, -1, -1)}
+        if self.null_pooled is not None:
+            condition["pooled"] = self.null_pooled.to(device).expand(count, -1)
+            sizes = torch.tensor([*sides, 0, 0, *sides], device=device)
+            condition["time_ids"] = sizes.expand(count, -1)
+        return self.null(condition)
+
+    def null(self, condition: Condition) -> Condition:
+        """The empty prompt for each of B samples; ``time_ids`` say nothing of the text and stay.
+
+        Raises:
+            UserError: no embedding was kept, or one of another length than the condition's.
+        """
+        self.check_names(condition)
+        # asked once: it waits for the device
+        self._told = self._told or not bool(self.null_text.isnan().any())
+        if not self._told:
+            raise UserError(
+                "this network knows no empty prompt, so neither condition dropout nor guidance "
+                "apply: give set_null the last row of the text store"
+            )
+        given = condition["text"]
+        if given.shape[1:] != self.null_text.shape:
+            raise UserError(
+                f"texts are {list(given.shape[1:])} and the kept empty prompt is "
+                f"{list(self.null_text.shape)}: take both from one text store"
+            )
+        null = {"text": self.null_text.to(given).expand_as(given)}
+        if self.null_pooled is not None:
+            null["pooled"] = self.null_pooled.to(condition["pooled"]).expand_as(condition["pooled"])
+            null["time_ids"] = condition["time_ids"]
+        return null
+
+    def check(self, condition: Condition, count: int) -> None:
+        """Raises UserError for a condition that is not one of ``count`` samples."""
+        self.check_names(condition)
+        text, ends = condition["text"], {"pooled": self.pooled, "time_ids": TIME_IDS}
+        if text.ndim != 3 or len(text) != count or text.shape[2] != self.width:
+            raise UserError(
+                f"texts of shape {list(text.shape)} for {count} latents: this U-Net takes "
+                f"[{count}, L, {self.width}]"
+            )
+        for name, end in ends.items():
+            if name in condition and tuple(condition[name].shape) != (count, end):
+                raise UserError(
+                    f"{name} of shape {list(condition[name].shape)} for {count} latents: this "
+                    f"U-Net takes [{count}, {end}]"
+                )
+
+    def check_names(self, condition: Condition) -> None:
+        """Raises UserError for a part that is missing or unknown."""
+        missing = [name for name in self.names if name not in condition]
+        other = [name for name in condition if name not in self.names]
+        if missing or other:
+            raise UserError(
+                f"this U-Net is conditioned on {', '.join(self.names)}: the condition "
+                + (f"has no {missing[0]!r}" if missing else f"also has {other[0]!r}")
+            )
+
+    def arguments(self, condition: Condition, dtype: torch.dtype) -> dict[str, Any]:
+        """What diffusers' ``forward`` calls them, in the dtype it computes in."""
+        arguments: dict[str, Any] = {"encoder_hidden_states": condition["text"].to(dtype)}
+        if self.pooled is not None:
+            arguments["added_cond_kwargs"] = {
+                "text_embeds": condition["pooled"].to(dtype),
+                "time_ids": condition["time_ids"],
+            }
+        return arguments
