@@ -8,6 +8,10 @@ from helpers.images import class_folders, write_image
 from latentsmith.cli import main
 from latentsmith.data.image_folder import ImageFolderConfig
 from latentsmith.data.shapes import ShapesConfig
+from latentsmith.data.zip_csv import ZipCSVConfig
+
+PREPARE = ["prepare", "digits", "--out", "x", "--resolution", "8"]
+ZIP = [*PREPARE, "--format", "zip"]
 
 
 @pytest.fixture
@@ -103,6 +107,55 @@ def test_prepare_reports_unreadable_images_and_goes_on(data, tmp_path):
     assert code == 0 and "wrote 11, already there 0, unreadable 1" in out and "cat/3.png" in out
 
 
+def test_prepare_zip_writes_what_zip_csv_reads_and_resumes(data, tmp_path):
+    root, out_folder = class_folders(tmp_path / "pictures", 6), tmp_path / "small"
+    words = [
+        "prepare", "image_folder", f"folder={root}", "--format", "zip", "--out", out_folder,
+        "--resolution", "8",
+    ]  # fmt: skip
+    code, out, _ = data(*words)
+    assert code == 0
+    assert "pictures/train: wrote 11, already there 0, unreadable 0" in out
+    assert f"use it with: data=zip_csv data.archive={out_folder}" in out
+    assert "pictures/train: wrote 0, already there 11, unreadable 0" in data(*words)[1]
+    code, out, _ = data("inspect", "zip_csv", f"archive={out_folder}", "--check")
+    assert code == 0 and "images         11" in out and "unreadable     0 of 11" in out
+    assert "3 channel(s), 8 x 8 pixels" in out and "cat: " in out
+    code, _, err = data(*words, "--images", "png")
+    assert code == 2 and "format: zip of jpg there, zip of png now" in err
+
+
+def test_prepare_takes_equally_many_of_each_class(data, tmp_path):
+    root = class_folders(tmp_path / "pictures", 12)
+    for form, options in (("zip", ["--images", "png"]), ("png", [])):
+        words = ["--out", tmp_path / form, "--resolution", "8", "--format", form, *options]
+        words += ["--count", "6", "--seed", "3"]
+        code, out, _ = data("prepare", "image_folder", f"folder={root}", *words)
+        assert code == 0 and "train: wrote 6, " in out and "val: wrote 2, " in out
+    kept = ZipCSVConfig(archive=tmp_path / "zip").build("train", tmp_path)
+    same = ImageFolderConfig(folder=tmp_path / "png").build("train", tmp_path)
+    assert sorted(kept.labels) == [0, 0, 0, 1, 1, 1] == same.labels
+    assert {kept[k]["image"].numpy().tobytes() for k in range(6)} == {
+        same[k]["image"].numpy().tobytes() for k in range(6)
+    }
+
+
+def test_prepare_zip_names_unreadable_images_up_to_a_share(data, tmp_path):
+    root = class_folders(tmp_path / "pictures", 30)
+    for k in range(25):
+        (root / "cat" / f"{k}.png").write_text("not an image")
+    words = [
+        "prepare", "image_folder", f"folder={root}", f"val_folder={root}", "--format", "zip",
+        "--out", tmp_path / "small", "--resolution", "8",
+    ]  # fmt: skip
+    code, out, err = data(*words)
+    assert code == 2 and not out and "25 of 60 images of image_folder:pictures/train" in err
+    assert "above the share of 0.01 that --max-bad allows" in err and "… and 5 more" in err
+    code, out, _ = data(*words, "--max-bad", "0.5")
+    assert code == 0 and "train: wrote 0, already there 35, unreadable 25" in out
+    assert "cat/1.png" in out and "… and 5 more, see " in out and "train.unreadable.csv" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -114,6 +167,11 @@ def test_prepare_reports_unreadable_images_and_goes_on(data, tmp_path):
         (["fetch", "image_folder", "folder=/nowhere"], "image folder /nowhere does not exist"),
         (["fetch", "shapes", "resolution=4"], "resolution: should be greater than or equal to 16"),
         (["prepare", "digits", "--out", "x", "--resolution", "0"], "must be at least 1"),
+        ([*PREPARE, "--count", "0"], "--count 0: at least 1 image is needed"),
+        ([*ZIP, "--max-bad", "5"], "--max-bad 5: a share is between 0 and 1 (0.01 is 1 %)"),
+        ([*PREPARE, "--max-bad", "0.1"], "--max-bad belongs to --format zip; this is png"),
+        ([*PREPARE, "--images", "jpg"], "--images belongs to --format zip; this is png"),
+        (["inspect", "zip_csv", "archive=nowhere.zip"], "archive nowhere.zip does not exist"),
     ],
 )
 def test_mistakes_are_sentences(data, words, message):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.images import class_folders
+from helpers.images import class_folders, zip_of
 from latentsmith.data import memory
 from latentsmith.data.base import DATASETS, Dataset
 from latentsmith.data.fashion_mnist import verify
@@ -45,12 +45,17 @@ def hf_dataset(root, monkeypatch):
     return {"path": str(root), "label": "label"}
 
 
+def zip_csv(root, monkeypatch):
+    return {"archive": zip_of(class_folders(root, 8), root / "pictures.zip")}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict]] = {
     "digits": lambda root, monkeypatch: {},
     "fashion_mnist": fashion_mnist,
     "hf_dataset": hf_dataset,
     "image_folder": image_folder,
     "shapes": lambda root, monkeypatch: {"resolution": 16, "train_count": 30, "val_count": 10},
+    "zip_csv": zip_csv,
 }
 """Settings that make a small example; a new dataset adds one."""
 
@@ -60,6 +65,7 @@ OTHER: dict[str, dict] = {
     "hf_dataset": {"seed": 1},
     "image_folder": {"seed": 1},
     "shapes": {"seed": 1},
+    "zip_csv": {"seed": 1},
 }
 """A setting that changes the training samples."""
 

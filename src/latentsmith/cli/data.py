@@ -51,13 +51,41 @@ def _add_inspect(verbs: Any) -> None:
 
 
 def _add_prepare(verbs: Any) -> None:
-    text = "write a resized copy of a dataset as an image folder (train/ and val/); resumable"
+    text = (
+        "write a resized copy of a dataset: an image folder (train/ and val/), or for each split a "
+        "ZIP and a CSV of its samples; resumable"
+    )
     parser = verbs.add_parser("prepare", help=text, description=text)
     _dataset_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--resolution", type=int, required=True, help="side in pixels")
-    parser.add_argument("--crop", choices=("center", "none"), default="center")
-    parser.add_argument("--format", choices=("png", "webp", "jpg"), default="png")
+    parser.add_argument(
+        "--crop",
+        choices=("center", "none"),
+        default="center",
+        help="the largest centred square, or the whole image squeezed into one",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "webp", "jpg", "zip"),
+        default="png",
+        help="of the files in an image folder; or zip",
+    )
+    parser.add_argument(
+        "--images", choices=("jpg", "png"), help="with --format zip: what is in it (default jpg)"
+    )
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="use N training images, equally many of each class"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="which ones --count takes (default 0)"
+    )
+    parser.add_argument(
+        "--max-bad",
+        type=float,
+        metavar="SHARE",
+        help="with --format zip: fail when more of a split's images are unreadable (default 0.01)",
+    )
     parser.set_defaults(run=run_prepare)
 
 
@@ -99,25 +127,72 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 def run_prepare(args: argparse.Namespace) -> int:
     """Write the copy; going on where an earlier call stopped."""
-    from latentsmith.data.prepare import prepare
-    from latentsmith.data.transforms import TransformConfig
+    _check_prepare(args)
+    config = _config(args)
+    if args.format == "zip":
+        _prepare_zip(args, config)
+        print(f"use it with: data=zip_csv data.archive={args.out}")
+    else:
+        _prepare_folder(args, config)
+        print(f"use it with: data=image_folder data.folder={args.out}")
+    return 0
+
+
+def _check_prepare(args: argparse.Namespace) -> None:
     from latentsmith.errors import UserError
 
     if args.resolution < 1:
         raise UserError(f"--resolution {args.resolution}: a side in pixels must be at least 1")
-    config = _config(args)
+    if args.count is not None and args.count < 1:
+        raise UserError(f"--count {args.count}: at least 1 image is needed (leave it out for all)")
+    if args.max_bad is not None and not 0 <= args.max_bad <= 1:
+        raise UserError(f"--max-bad {args.max_bad:g}: a share is between 0 and 1 (0.01 is 1 %)")
+    if args.format != "zip":
+        for option, value in (("--images", args.images), ("--max-bad", args.max_bad)):
+            if value is not None:
+                raise UserError(f"{option} belongs to --format zip; this is {args.format}")
+
+
+def _prepare_folder(args: argparse.Namespace, config: Any) -> None:
+    from latentsmith.data.balance import balanced_part
+    from latentsmith.data.prepare import prepare
+    from latentsmith.data.subset import subset
+    from latentsmith.data.transforms import TransformConfig
+
+    transform = TransformConfig(resolution=args.resolution, crop=args.crop)
     for split in ("train", "val"):
         dataset = config.build(split, _cache(args))
-        transform = TransformConfig(resolution=args.resolution, crop=args.crop)
+        if split == "train" and args.count is not None:
+            dataset = subset(dataset, balanced_part(dataset, args.count, args.seed))
         done = prepare(dataset, transform, args.out / split, args.format)
-        print(
-            f"{dataset.name}: wrote {done.written}, already there {done.kept}, "
-            f"unreadable {len(done.bad)}",
-            *done.bad,
-            sep="\n  ",
-        )
-    print(f"use it with: data=image_folder data.folder={args.out}")
-    return 0
+        _say(dataset.name, done, done.bad)
+
+
+def _prepare_zip(args: argparse.Namespace, config: Any) -> None:
+    from latentsmith.data.base import Split
+    from latentsmith.data.prepare_zip import ZipSettings, prepare_zip
+    from latentsmith.data.transforms import TransformConfig
+
+    settings = ZipSettings(
+        TransformConfig(resolution=args.resolution, crop=args.crop),
+        image=args.images or "jpg",
+        count=args.count,
+        seed=args.seed,
+        max_bad=0.01 if args.max_bad is None else args.max_bad,
+    )
+    splits: tuple[Split, ...] = ("train", "val")
+    datasets: dict[Split, Any] = {split: config.build(split, _cache(args)) for split in splits}
+    for split, done in prepare_zip(datasets, settings, args.out).items():
+        bad = done.bad[:20]
+        if len(done.bad) > 20:
+            bad.append(f"… and {len(done.bad) - 20} more, see {args.out / split}.unreadable.csv")
+        _say(datasets[split].name, done, bad)
+
+
+def _say(name: str, done: Any, bad: list[str]) -> None:
+    """What was done with a split, and which images could not be read."""
+    counts = f"wrote {done.written}, already there {done.kept}, unreadable {len(done.bad)}"
+    print(f"{name}: {counts}", *bad, sep="\n  ")
 
 
 def _config(args: argparse.Namespace) -> Any:

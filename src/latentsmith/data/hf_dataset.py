@@ -65,6 +65,23 @@ class HFImages:
         return sample
 
     @property
+    def labels(self) -> list[int] | None:
+        """Class of every sample, without reading images; -1 where it is no class of training."""
+        if self._label_ids is None:
+            return None
+        return [self._label_ids.get(value, -1) for value in self.table[self.columns["label"]]]
+
+    def file_names(self) -> list[str] | None:
+        """What the images' files were called at their source; None where some have no name."""
+        chunks = self.table.data.column(self.columns["image"]).chunks
+        # of the structs' paths alone: the images beside them stay on disk
+        paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
+        if self.table._indices is not None:
+            paths = [paths[row] for row in self.table._indices.column(0).to_pylist()]
+        names = [Path(path or "").name for path in paths]
+        return names if all(names) else None
+
+    @property
     def digest(self) -> str:
         """Of the encoded images, labels and captions; read once, then remembered."""
         return self._digest

@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from latentsmith.data.base import CorruptSample, Dataset
 from latentsmith.data.transforms import Transform, TransformConfig
@@ -60,24 +62,44 @@ def prepare(dataset: Dataset, cfg: TransformConfig, folder: Path, format: str) -
 def _claim(folder: Path, note: dict[str, Any]) -> None:
     """Note what the folder holds, or check that it holds just that."""
     path = folder / NOTE
-    if path.is_file():
-        there = json.loads(path.read_text())
-        other = [key for key in note if there.get(key) != note[key]]
-        if other:
-            details = "; ".join(f"{key}: {there.get(key)} there, {note[key]} now" for key in other)
-            raise UserError(f"{folder} holds a copy made from something else ({details})")
-    elif folder.is_dir() and any(folder.iterdir()):
+    if not path.is_file() and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and was not written by 'latentsmith data prepare'")
-    else:
+    state(path, note, f"{folder} holds a copy")
+
+
+def state(path: Path, note: Mapping[str, Any], what: str) -> None:
+    """Note in ``path`` what is being written, or check that it is just what was noted there.
+
+    Args:
+        what: for the message: "FOLDER holds a copy".
+
+    Raises:
+        UserError: naming what differs, both sides of it.
+    """
+    if not path.is_file():
         write_json(path, note)
+        return
+    there = json.loads(path.read_text())
+    other = [key for key in note if there.get(key) != note[key]]
+    if other:
+        details = "; ".join(f"{key}: {there.get(key)} there, {note[key]} now" for key in other)
+        raise UserError(f"{what} made from something else ({details})")
+
+
+def save_image(image: Tensor, transform: Transform, target: IO[bytes] | Path, format: str) -> None:
+    """Transform a raw image, uint8 [C, H, W], and write it: RGB, JPEG at quality 95, others without
+    loss."""
+    from PIL import Image
+
+    pixels = transform(image).mul(255).round().to(torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    picture.save(target, format=_PIL_FORMAT[format], quality=95, lossless=True)
 
 
 def _write(
     dataset: Dataset, index: int, transform: Transform, folder: Path, format: str
 ) -> str | None:
     """Write one sample; the reason if it cannot be read."""
-    from PIL import Image
-
     try:
         sample = dataset[index]
     except CorruptSample as error:
@@ -87,11 +109,9 @@ def _write(
         name += f"_{Path(sample['file']).stem}"
     if dataset.classes is not None:
         folder = folder / dataset.classes[sample["label"]].replace("/", "-")
-    pixels = transform(sample["image"]).mul(255).round().to(torch.uint8)
     if "caption" in sample:  # first: the image is what a later call takes for done
         with atomic_path(folder / f"{name}.txt") as tmp:
             tmp.write_text(sample["caption"] + "\n", encoding="utf-8")
     with atomic_path(folder / f"{name}.{format}") as tmp:
-        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        image.save(tmp, format=_PIL_FORMAT[format], quality=95, lossless=True)
+        save_image(sample["image"], transform, tmp, format)
     return None
