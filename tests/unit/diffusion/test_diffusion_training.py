@@ -123,7 +123,7 @@ class Points(Backbone):
 
     def __init__(self):
         super().__init__()
-        self.predicts, self.latent_shape = "velocity", (2, 1, 1)
+        self.predicts, self.latent_shape, self.classes = "velocity", (2, 1, 1), None
         self.width, self.depth, self.grid = 64, 1, (1, 1)
         with torch.random.fork_rng():
             torch.manual_seed(0)

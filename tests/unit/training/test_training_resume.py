@@ -66,8 +66,13 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
             for _ in range(2):  # in this very thread: two that are pending count as one
                 signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        toy_fit("denoiser", tmp_path, on_batch=interrupt)
+    # shells start background jobs with Ctrl-C ignored, and so may whoever starts these tests
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            toy_fit("denoiser", tmp_path, on_batch=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not isinstance(stopped.value, Interrupted)
 
 
