@@ -235,7 +235,10 @@ def test_what_regularizes():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["loss=vavae"], "'encoder' = pixel_pca has none: choose one of clip, denoiser, dinov2, effi"),
+        (
+            ["loss=vavae"],
+            "'encoder' = pixel_pca has none: choose one of clip, denoiser, dinov2, effi",
+        ),
         (["more_losses.va=vavae", "more_losses.va.reference=x"], "tokens of reference 'x', but"),
         (["more_losses.pairs=eqvae"], "may not use the name 'pairs', under which loss=pearson"),
         (["loss=eqvae", "more_losses.eqvae=eqvae"], "may not use the name 'eqvae'"),
