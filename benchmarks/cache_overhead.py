@@ -64,11 +64,12 @@ def photos(folder: Path, count: int) -> Dataset:
 SHARDS = 12
 """All but the last are written while the next is computed; a large store has 64 or more."""
 
-Case = tuple[Callable[[], Contents], Callable[[Tensor], Any], int]
-"""(what the store holds, the bare forward, resolution)."""
+Case = tuple[Callable[[Dataset], Contents], Callable[[Tensor], Any], int, int]
+"""(what the store of a dataset holds, the bare forward, resolution, images over `--images`): a fast
+network gets more, or the start and the end of a store would be most of what is measured."""
 
 
-def cases(data: Dataset, device: torch.device) -> dict[str, Case]:
+def cases(device: torch.device) -> dict[str, Case]:
     """A latents store of a mid-sized autoencoder, and a token store of a fast encoder."""
     autoencoder = KLAutoencoderConfig(block_out_channels=[64, 128, 256, 256]).build().to(device)
     autoencoder.eval()
@@ -76,14 +77,16 @@ def cases(data: Dataset, device: torch.device) -> dict[str, Case]:
     size = {side: TransformConfig(resolution=side).build() for side in (64, 128)}
     return {
         "latents 64², KL autoencoder (moments, fp16)": (
-            lambda: latent_contents(autoencoder, data, size[64]),
+            lambda data: latent_contents(autoencoder, data, size[64]),
             autoencoder.encode,
             64,
+            1,
         ),
         "tokens 128², EfficientNet-Lite0 (unit, fp16)": (
-            lambda: token_contents(encoder, data, size[128]),
+            lambda data: token_contents(encoder, data, size[128]),
             encoder,
             128,
+            8,
         ),
     }
 
@@ -122,28 +125,34 @@ def whole(contents: Contents, folder: Path, batch: int) -> float:
     return seconds
 
 
-def compare(case: Case, data: Dataset, args: argparse.Namespace) -> dict[str, Any]:
+def compare(case: Case, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of both sides in every round, after one that is not counted."""
-    make, forward, resolution = case
+    make, forward, resolution, more = case
+    data = photos(folder, args.images * more)
     device = torch.device(args.device)
     batches = ready(data, resolution, args.batch, device)
     rounds: dict[str, list[float]] = {"bare": [], "store": [], "start": []}
     for number in range(args.rounds + 1):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as stores:
             started = time.perf_counter()
-            contents = make()
+            contents = make(data)
             seconds = {"start": time.perf_counter() - started}
             sides = ["bare", "store"] if number % 2 else ["store", "bare"]
             for side in sides:
                 if side == "bare":
                     seconds[side] = bare(forward, batches, device)
                 else:
-                    seconds[side] = whole(contents, Path(folder), args.batch)
+                    seconds[side] = whole(contents, Path(stores), args.batch)
         if number:
             for name, value in seconds.items():
                 rounds[name].append(value)
     ratio = [s / b for s, b in zip(rounds["store"], rounds["bare"], strict=True)]
-    return {**rounds, "overhead": statistics.median(ratio) - 1, "ratios": ratio}
+    return {
+        **rounds,
+        "images": len(data),
+        "overhead": statistics.median(ratio) - 1,
+        "ratios": ratio,
+    }
 
 
 def main() -> None:
@@ -158,27 +167,24 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_heap()
-    with tempfile.TemporaryDirectory() as folder:
-        data = photos(Path(folder), args.images)
-        with redirect_stderr(io.StringIO()):
-            found = {
-                name: compare(case, data, args)
-                for name, case in cases(data, torch.device(args.device)).items()
-            }
+    found = {}
+    for name, case in cases(torch.device(args.device)).items():
+        with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+            found[name] = compare(case, Path(folder), args)
     lines = [
-        f"{args.images} JPEG files of {SIDE} x {SIDE}, batches of {args.batch}, {args.threads} "
+        f"JPEG files of {SIDE} x {SIDE}, batches of {args.batch}, {args.threads} "
         f"thread(s) for the network, {args.device}, torch {torch.__version__}, "
         f"{platform.processor() or platform.machine()}",
         "",
-        "| store | forward alone | store | overhead (rounds) | once per command |",
-        "|---|---|---|---|---|",
+        "| store | images | forward alone | store | overhead (rounds) | once per command |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
         bare_s, store_s, start = (statistics.median(row[k]) for k in ("bare", "store", "start"))
         low, high = (f"{100 * (edge(row['ratios']) - 1):+.1f}" for edge in (min, max))
         lines.append(
-            f"| {name} | {bare_s:.2f} s | {store_s:.2f} s | {100 * row['overhead']:+.1f} % "
-            f"({low} to {high}) | {start:.2f} s |"
+            f"| {name} | {row['images']} | {bare_s:.2f} s | {store_s:.2f} s "
+            f"| {100 * row['overhead']:+.1f} % ({low} to {high}) | {start:.2f} s |"
         )
     print("\n".join(lines))
     if not args.no_write:
