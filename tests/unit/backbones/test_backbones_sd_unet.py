@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.tiny_sd import BETAS, SIDE, condition_for, set_random_null
+from helpers.tiny_sd import BETAS, SIDE, condition_for, inputs_for, set_random_null
 from latentsmith.backbones.base import BACKBONES
 from latentsmith.backbones.sd_unet import SDUNetConfig
 from latentsmith.diffusion.denoiser import Denoiser
@@ -14,18 +14,6 @@ from latentsmith.diffusion.parametrization import convert
 from latentsmith.diffusion.vp import VPPathConfig
 from latentsmith.errors import UserError
 from latentsmith.registry import read
-
-
-def inputs(network, count=2, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(count, *network.latent_shape, generator=rng)
-    return z, torch.rand(count, generator=rng), condition_for(network, count, seed=seed)
-
-
-@pytest.fixture
-def network(tiny_pipelines):
-    return SDUNetConfig(source=tiny_pipelines("sd15")).build()
-
 
 # Source ------------------------------------------------------------------------------------------
 
@@ -63,7 +51,7 @@ def test_a_unet_alone(tiny_pipelines, tmp_path):
     with pytest.raises(UserError, match="no scheduler config"):
         SDUNetConfig(source=alone, predicts="v").build()
     told = SDUNetConfig(source=alone, predicts="v", path=inside.config.path).build()
-    assert torch.equal(told(*inputs(told)).sample, inside(*inputs(told)).sample)
+    assert torch.equal(told(*inputs_for(told)).sample, inside(*inputs_for(told)).sample)
     with pytest.raises(UserError, match="3 channels, the U-Net was made for 4"):
         SDUNetConfig(source=str(source)).build((3, 16, 16))
     with pytest.raises(UserError, match=r"14 x 16 cannot be halved 2 times.*multiples of 4"):
@@ -147,7 +135,7 @@ def test_the_same_as_diffusers(tiny_pipelines, kind, adapt):
     for times in (t, t.float()):
         assert torch.equal(network.index(times), index)
         assert torch.equal(network.index(times - 0.0004), index)
-    x, _, condition = inputs(network, 5)
+    x, _, condition = inputs_for(network, 5)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
     z = network.path.mix(x, noise, t)
     torch.testing.assert_close(z, scheduler.add_noise(x, noise, index), rtol=1e-5, atol=1e-5)
@@ -164,7 +152,7 @@ def test_noise_said_as_v(network):
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     bar = (1 - betas).cumprod(0)
     index = torch.tensor([0, 10, 500, 999])
-    z, _, condition = inputs(network.double(), 4)
+    z, _, condition = inputs_for(network.double(), 4)
     z = z.double()
     eps = network(z, network.path.time(index), condition).sample
     assert eps.dtype == torch.float64
@@ -174,7 +162,7 @@ def test_noise_said_as_v(network):
 
 
 def test_denoiser_runs_it(network):
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     prediction = Denoiser(network, network.path)(z, t, condition)
     torch.testing.assert_close(prediction.noise, network(z, t, condition).sample)
     torch.testing.assert_close(prediction.z(), z, rtol=1e-4, atol=1e-4)
@@ -185,7 +173,7 @@ def test_denoiser_runs_it(network):
 
 def test_conditions_are_checked(tiny_pipelines):
     network = SDUNetConfig(source=tiny_pipelines("sdxl")).build()
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     for wrong, message in [
         ({k: v for k, v in condition.items() if k != "pooled"}, "has no 'pooled'"),
         (condition | {"label": t}, "also has 'label'"),
@@ -206,7 +194,7 @@ def test_conditions_are_checked(tiny_pipelines):
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_the_empty_prompt_is_kept(tiny_pipelines, kind):
     network = SDUNetConfig(source=tiny_pipelines(kind), text_length=20).build()
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     with pytest.raises(UserError, match=r"knows no empty prompt.*set_null"):
         network.null(condition)
     with pytest.raises(UserError, match="conditioned on text"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers.tiny_sd import condition_for
+from helpers.tiny_sd import inputs_for
 from latentsmith.backbones import unet_memory
 from latentsmith.backbones.sd_unet import SDUNetConfig
 from latentsmith.backbones.unet_lora import LoraSettings, add_lora
@@ -13,17 +13,6 @@ from latentsmith.backbones.unet_shapes import SHAPES
 from latentsmith.diffusion.align_head import TokenProjector
 from latentsmith.diffusion.vp import VPPathConfig
 from latentsmith.losses.alignment import to_grid, token_cosine
-
-
-def inputs(network, count=2, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(count, *network.latent_shape, generator=rng)
-    return z, torch.rand(count, generator=rng), condition_for(network, count, seed=seed)
-
-
-@pytest.fixture
-def network(tiny_pipelines):
-    return SDUNetConfig(source=tiny_pipelines("sd15")).build()
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -41,7 +30,7 @@ def test_nothing_is_kept_before_the_first_trainable_layer(tiny_pipelines, scope,
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = network(*inputs(network))
+        out = network(*inputs_for(network))
     assert kept["after"] > 0 and (kept["before"] == 0) == (scope == "mid")
     out.sample.square().mean().backward()
 
@@ -58,7 +47,7 @@ def test_only_what_takes_gradients_is_recomputed(tiny_pipelines, monkeypatch, sc
         "checkpoint",
         lambda module, *args, **how: recomputed.append(module) or real(module, *args, **how),
     )
-    network(*inputs(network))
+    network(*inputs_for(network))
     down = {*network.unet.down_blocks.modules()}
     assert any(module in down for module in recomputed) is wanted
     assert network.unet.mid_block.resnets[1] in recomputed
@@ -70,7 +59,7 @@ def test_frozen_weights_may_be_narrow(tiny_pipelines):
     narrow = SDUNetConfig(source=source, frozen_dtype="bfloat16").build()
     for name, p in narrow.named_parameters():
         assert p.dtype == (torch.float32 if p.requires_grad else torch.bfloat16), name
-    z, t, condition = inputs(wide)
+    z, t, condition = inputs_for(wide)
     want = wide(z, t, condition).sample
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -89,7 +78,7 @@ def test_channels_last(tiny_pipelines):
     plain, last = (SDUNetConfig(source=source, channels_last=c).build() for c in (False, True))
     weight = last.unet.down_blocks[1].resnets[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    z, t, condition = inputs(plain)
+    z, t, condition = inputs_for(plain)
     want, out = (n(z, t, condition, taps=["mid"]) for n in (plain, last))
     torch.testing.assert_close(out.sample, want.sample, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(out.hidden["mid"], want.hidden["mid"], rtol=1e-4, atol=1e-4)
@@ -106,7 +95,7 @@ def test_attention_is_the_fused_one(network, monkeypatch):
     monkeypatch.setattr(
         F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or real(*a, **k)
     )
-    network(*inputs(network))
+    network(*inputs_for(network))
     assert len(calls) == 14
 
 

@@ -7,21 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.tiny_sd import TEXT_WIDTH, condition_for, set_random_null, tiny_sd
+from helpers.tiny_sd import TEXT_WIDTH, inputs_for, set_random_null, tiny_sd
 from latentsmith.backbones.export import load_backbone, save_backbone
 from latentsmith.backbones.sd_unet import SDUNetConfig
 from latentsmith.errors import UserError
-
-
-def inputs(network, count=2, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(count, *network.latent_shape, generator=rng)
-    return z, torch.rand(count, generator=rng), condition_for(network, count, seed=seed)
-
-
-@pytest.fixture
-def network(tiny_pipelines):
-    return SDUNetConfig(source=tiny_pipelines("sd15")).build()
 
 
 def test_saved_is_what_trains(tiny_pipelines, tmp_path, monkeypatch):
@@ -40,7 +29,7 @@ def test_saved_is_what_trains(tiny_pipelines, tmp_path, monkeypatch):
     torch.manual_seed(9)
     loaded = load_backbone(folder)
     assert loaded.config == network.config and not loaded.training
-    assert torch.equal(loaded(*inputs(network)).sample, network(*inputs(network)).sample)
+    assert torch.equal(loaded(*inputs_for(network)).sample, network(*inputs_for(network)).sample)
     assert loaded.state_dict().keys() == network.state_dict().keys()
     assert torch.equal(loaded.conditions.null_text, network.conditions.null_text)
     assert [p.requires_grad for p in loaded.parameters()] == [
@@ -72,7 +61,7 @@ def test_fully_trained_stands_alone(tmp_path):
     shutil.rmtree(source)
     loaded = load_backbone(folder)
     assert loaded.config == network.config and loaded.predicts == "noise"
-    assert torch.equal(loaded(*inputs(network)).sample, network(*inputs(network)).sample)
+    assert torch.equal(loaded(*inputs_for(network)).sample, network(*inputs_for(network)).sample)
     assert json.loads((folder / "config.json").read_text())["settings"]["source"] == "scratch"
 
 

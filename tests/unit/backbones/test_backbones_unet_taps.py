@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.tiny_sd import condition_for, tiny_unet
+from helpers.tiny_sd import inputs_for, tiny_unet
 from latentsmith.backbones.sd_unet import SDUNetConfig
 from latentsmith.backbones.unet_lora import LoraSettings
 from latentsmith.backbones.unet_taps import blocks_of, path_of, tapped
@@ -14,17 +14,6 @@ from latentsmith.errors import UserError
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 INNER = ["mid_block.resnets.1", "mid_block.attentions.0", ATTENTION, "up_blocks.1.resnets.0"]
 """All but the second are recomputed, or lie in what is, under gradient checkpointing."""
-
-
-def inputs(network, count=2, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(count, *network.latent_shape, generator=rng)
-    return z, torch.rand(count, generator=rng), condition_for(network, count, seed=seed)
-
-
-@pytest.fixture
-def network(tiny_pipelines):
-    return SDUNetConfig(source=tiny_pipelines("sd15")).build()
 
 
 def hooks(network: nn.Module) -> int:
@@ -50,7 +39,7 @@ def test_names_are_the_modules_they_say(network, tiny_pipelines):
     places |= {"dec_first": unet.up_blocks[0], 1: unet.down_blocks[0], 7: unet.up_blocks[2]}
     for tap, module in places.items():
         module.register_forward_hook(lambda m, a, out, tap=tap: kept.update({tap: out}))
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     with torch.no_grad():
         unet(z, network.index(t), encoder_hidden_states=condition["text"])
         out = network(z, t, condition, taps=list(places))
@@ -69,7 +58,7 @@ def test_names_are_the_modules_they_say(network, tiny_pipelines):
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_paths_give_maps_and_tokens(tiny_pipelines, kind):
     network = SDUNetConfig(source=tiny_pipelines(kind)).build((4, 8, 16))
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     out = network(z, t, condition, taps=INNER)
     for tap, tokens in out.hidden.items():
         width, (rows, columns) = network.tap_shape(tap)
@@ -78,7 +67,7 @@ def test_paths_give_maps_and_tokens(tiny_pipelines, kind):
 
 
 def test_places_that_are_none_are_told(network):
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     for tap, message in {
         "mid_blok": r"no module 'mid_blok': give a number 1 … 7, one of enc_last",
         8: "no block 8: blocks are 1 … 7",
@@ -93,7 +82,7 @@ def test_places_that_are_none_are_told(network):
 
 
 def test_hooks_go_however_it_ends(network, monkeypatch):
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     network(z, t, condition, taps=["mid", ATTENTION])
     network.features(z, t, condition, ["mid"])
     assert hooks(network) == 0
@@ -112,7 +101,7 @@ def test_gradient_reaches_every_cell_of_the_bottleneck(network):
     """Token-wise alignment pulls at each of the h w cells, also when the teacher's grid is finer
     and when it is the same; aligning one token (the source's "CLS equivalent") at one only."""
     awakened(network)
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     for teacher_tokens in (16, 64):
         config = AlignmentConfig(blocks=["mid"], hidden=12)
         aligner = Aligner(config, network, teacher_dim=6)
@@ -147,7 +136,7 @@ def test_checkpointing_keeps_values_and_gradients(tiny_pipelines, tap):
             gradient_checkpointing=again,
         )
         network = awakened(config.build())
-        z, t, condition = inputs(network)
+        z, t, condition = inputs_for(network)
         out = network(z, t, condition, taps=[tap])
         assert out.hidden[tap].requires_grad
         before = out.hidden[tap].detach().clone()
@@ -165,7 +154,7 @@ def test_a_recomputed_pass_does_not_count(tiny_pipelines):
     """Even when the backward pass runs while the hooks are there."""
     config = SDUNetConfig(source=tiny_pipelines("sd15"), gradient_checkpointing=True)
     network = awakened(config.build())
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     calls = []
     module = network.unet.get_submodule(ATTENTION)
     handle = module.register_forward_hook(lambda *a: calls.append(1))
@@ -182,12 +171,12 @@ def test_a_recomputed_pass_does_not_count(tiny_pipelines):
 def test_compiled_in_place(tiny_pipelines):
     network = awakened(SDUNetConfig(source=tiny_pipelines("sd15")).build())
     taps = ["enc_last", "mid", "dec_first"]
-    wanted = [network(*inputs(network, seed=seed), taps=taps) for seed in (0, 1)]
+    wanted = [network(*inputs_for(network, seed=seed), taps=taps) for seed in (0, 1)]
     network.compile(backend="aot_eager")
     # first without: what is compiled then must not hide what is asked for later
-    torch.testing.assert_close(network(*inputs(network)).sample, wanted[0].sample)
+    torch.testing.assert_close(network(*inputs_for(network)).sample, wanted[0].sample)
     for seed in (0, 1):
-        out = network(*inputs(network, seed=seed), taps=taps)
+        out = network(*inputs_for(network, seed=seed), taps=taps)
         torch.testing.assert_close(out.sample, wanted[seed].sample)
         for tap in taps:
             torch.testing.assert_close(out.hidden[tap], wanted[seed].hidden[tap])
@@ -195,7 +184,7 @@ def test_compiled_in_place(tiny_pipelines):
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
     assert not [name for name in network.state_dict() if "_orig_mod" in name]
     with pytest.raises(UserError, match="is compiled"):
-        network(*inputs(network), taps=[ATTENTION])
+        network(*inputs_for(network), taps=[ATTENTION])
     assert hooks(network) == 0
 
 
@@ -205,8 +194,8 @@ def test_compiled_by_a_caller(network, tiny_pipelines):
     compiled = torch.compile(network, backend="eager")
     orders: list[list[int | str]] = [[], ["mid"], ["enc_last", ATTENTION], ["mid", 1], ["mid"], []]
     for seed, taps in enumerate(orders):
-        out = compiled(*inputs(network, seed=seed), taps=taps)
-        wanted = plain(*inputs(plain, seed=seed), taps=taps)
+        out = compiled(*inputs_for(network, seed=seed), taps=taps)
+        wanted = plain(*inputs_for(plain, seed=seed), taps=taps)
         torch.testing.assert_close(out.sample, wanted.sample)
         assert list(out.hidden) == taps
         for tap in taps:
@@ -215,9 +204,9 @@ def test_compiled_by_a_caller(network, tiny_pipelines):
 
 def test_a_whole_compiled_unet_is_told_and_not_misread(network):
     network.unet.compile(backend="eager")
-    network(*inputs(network))
+    network(*inputs_for(network))
     with pytest.raises(UserError, match="do not compile the U-Net as a whole"):
-        network(*inputs(network), taps=["mid"])
+        network(*inputs_for(network), taps=["mid"])
 
 
 @pytest.mark.parametrize(
@@ -234,7 +223,7 @@ def test_a_whole_compiled_unet_is_told_and_not_misread(network):
     ],
 )
 def test_features_stop_after_the_last(network, taps, runs):
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     want = network(z, t, condition, taps=taps)
     ran = []
     for number, path in enumerate(blocks_of(network.unet), start=1):
@@ -250,7 +239,7 @@ def test_features_stop_after_the_last(network, taps, runs):
 
 def test_features_carry_the_same_gradient(network):
     awakened(network)
-    z, t, condition = inputs(network)
+    z, t, condition = inputs_for(network)
     found = []
     for take in (
         lambda: network(z, t, condition, taps=["mid"]).hidden,
