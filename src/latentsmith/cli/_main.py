@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         from latentsmith.cli import _logs
 
         _logs.setup(debug=debug)
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        _leave_group()
+        return code
     except UserError as error:
         if debug:
             raise
@@ -107,6 +109,18 @@ def _take_rest(args: argparse.Namespace, rest: list[str], parser: argparse.Argum
         raise UserError(f"do not know what to do with: {shlex.join(rest)}")
     if rest and words is not None:
         setattr(args, words, [*getattr(args, words), *rest])
+
+
+def _leave_group() -> None:
+    """Part from the other processes of this command in good order: a process that ends with its
+    group's threads running may abort ("terminate called without an active exception")."""
+    if "torch.distributed" not in sys.modules:  # nothing that was done needed torch
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()  # nobody closes connections that others still read from
+        dist.destroy_process_group()
 
 
 def _interrupted(stop: KeyboardInterrupt, argv: list[str]) -> int:
