@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.parametrization import Parametrization
+from latentsmith.errors import UserError
 from latentsmith.registry import Registry
 
 BACKBONES = Registry("backbone", "latentsmith.backbones")
@@ -89,6 +90,16 @@ class Backbone(nn.Module):
         """z [B, C, H, W], t [B] in [0, 1] (0 = data, 1 = noise) → output; ``taps``: blocks
         1…depth, or names, whose tokens are wanted."""
         raise TypeError(f"{type(self).__name__} has no forward()")
+
+    def check_latents(self, z: Tensor, t: Tensor) -> None:
+        """Raises UserError unless z is [B, *latent_shape] and t is [B]."""
+        if z.ndim != 4 or tuple(z.shape[1:]) != self.latent_shape:
+            raise UserError(
+                f"latents of shape {list(z.shape)} given to a network for "
+                f"[B, {', '.join(map(str, self.latent_shape))}]"
+            )
+        if t.shape != z.shape[:1]:
+            raise UserError(f"times of shape {list(t.shape)} for {len(z)} latents: give one each")
 
     @property
     def takes(self) -> tuple[str, ...]:

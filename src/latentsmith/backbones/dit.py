@@ -274,13 +274,7 @@ class DiT(Backbone):
         return x.reshape(len(x), -1, rows * p, columns * p)
 
     def _check(self, z: Tensor, t: Tensor, condition: Condition, taps: Collection[Tap]) -> None:
-        if z.ndim != 4 or tuple(z.shape[1:]) != self.latent_shape:
-            raise UserError(
-                f"latents of shape {list(z.shape)} given to a network for "
-                f"[B, {', '.join(map(str, self.latent_shape))}]"
-            )
-        if t.shape != z.shape[:1]:
-            raise UserError(f"times of shape {list(t.shape)} for {len(z)} latents: give one each")
+        self.check_latents(z, t)
         if self.classes is not None:
             self._check_label(condition)
             if condition["label"].shape != z.shape[:1]:

@@ -155,13 +155,7 @@ class SDUNet(Backbone):
         return sample, {tap: as_tokens(seen[tap]) for tap in taps}
 
     def _check(self, z: Tensor, t: Tensor, condition: Condition) -> None:
-        if z.ndim != 4 or tuple(z.shape[1:]) != self.latent_shape:
-            raise UserError(
-                f"latents of shape {list(z.shape)} given to a network for "
-                f"[B, {', '.join(map(str, self.latent_shape))}]"
-            )
-        if t.shape != z.shape[:1]:
-            raise UserError(f"times of shape {list(t.shape)} for {len(z)} latents: give one each")
+        self.check_latents(z, t)
         self.conditions.check(condition, len(z))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
