@@ -18,21 +18,18 @@ import torch
 from latentsmith.autoencoders.kl import KLAutoencoder
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
-from latentsmith.data.order import rank_slice
 from latentsmith.diffusion.task import DiffusionTask
-from latentsmith.encoders.base import Encoder
 from latentsmith.encoders.pixel_pca import PixelPCA
 from latentsmith.errors import UserError
 from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.card_file import save_card
-from latentsmith.metrics.generation_card import measure_generation
-from latentsmith.metrics.generation_reference import GenerationReference
 from latentsmith.recipes.mmreg.config import MMRegConfig
 from latentsmith.recipes.mmreg.generation_config import GenerationConfig
 from latentsmith.recipes.mmreg.inputs import Inputs
 from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
 from latentsmith.sampling.pairing import Pairing
+from latentsmith.sampling.score import Score, Spaces, reference_features, score_generator
 from latentsmith.stores.base import FeatureStore
 from latentsmith.stores.features import cache_tokens
 from latentsmith.stores.latents import cache_latents
@@ -41,12 +38,8 @@ from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import FitResult, fit
 from latentsmith.training.team import Team
 from latentsmith.utils.digest import json_digest
-from latentsmith.utils.distributed import gather_rows
 
 log = logging.getLogger(__name__)
-
-SHOWN = 64
-"""Generated images kept for the report's grids, the first of every score."""
 
 
 @dataclass
@@ -180,47 +173,22 @@ class GenerationStages:
     # Scoring --------------------------------------------------------------------------------------
 
     def score(self, arm: Arm, generator: LatentGenerator, samples: int, ema: bool) -> LatentCard:
-        """Generate with the fixed noise and labels, and compare with the held-out images. Every
-        process makes its part; all get the numbers."""
-        g, team = self.settings, self.team
-        mine = torch.arange(g.count)[rank_slice(g.count, team.rank, team.world_size)]
-        images = generator.sample(
-            mine, sampler=g.sampler, guidance=g.guidance, seed=0, batch_size=g.batch_size
-        )
-        stamp = Stamp(
-            data=self.inputs.val.name,
-            count=g.count,
-            seed=0,
-            ema=ema,
-            sampler=g.sampler.kind,
-            steps=getattr(g.sampler, "steps", None),
-            detail={"arm": arm.name, "samples": samples, "guidance": g.guidance.kind},
-        )
-        card = LatentCard(figures={"samples": images[:SHOWN]})
-        for encoder, reference in self._feature_spaces:
-            parts = [encoder.vector(x.to(team.device)).cpu() for x in images.split(g.batch_size)]
-            card.extend(
-                measure_generation(
-                    gather_rows(torch.cat(parts)),
-                    reference,
-                    space=encoder.name,
-                    stamp=stamp,
-                    encoder=encoder.fingerprint(),
-                    resamples=self.cfg.evaluate.card.resamples,
-                )
-            )
-        return card
+        """Generate with the fixed noise and labels, and compare with the held-out images."""
+        g = self.settings
+        how = Score(g.count, g.batch_size, g.sampler, g.guidance, self.cfg.evaluate.card.resamples)
+        detail = {"arm": arm.name, "samples": samples}
+        stamp = Stamp(data=self.inputs.val.name, count=g.count, ema=ema, detail=detail)
+        return score_generator(generator, self._feature_spaces, how, self.team, stamp=stamp)
 
     @cached_property
-    def _feature_spaces(self) -> list[tuple[Encoder, GenerationReference]]:
+    def _feature_spaces(self) -> Spaces:
         """Encoders with the held-out images' features. Pixel PCA only where there is no network."""
         spaces = self.inputs.spaces
         networks = {n: e for n, e in spaces.encoders.items() if not isinstance(e, PixelPCA)}
-        found = []
-        for name, encoder in (networks or spaces.encoders).items():
-            rows = spaces.raw_vectors(name, self.inputs.val)
-            found.append((encoder, GenerationReference(rows[rows.isfinite().all(1)], encoder.name)))
-        return found
+        return [
+            reference_features(encoder, spaces.raw_vectors(name, self.inputs.val))
+            for name, encoder in (networks or spaces.encoders).items()
+        ]
 
 
 class _Trainer:
@@ -305,7 +273,9 @@ class _Trainer:
             },
         )
         normalizer = arm.autoencoder.require_normalizer()
-        return LatentGenerator(self.backbone, info, normalizer, arm.autoencoder)
+        return LatentGenerator(
+            self.backbone, info, normalizer, arm.autoencoder, aligner=self.task.aligner
+        )
 
     @torch.no_grad()
     def _validation_batch(self) -> dict[str, Any]:

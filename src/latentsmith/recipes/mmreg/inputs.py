@@ -1,6 +1,5 @@
 """What the arms are trained and measured on."""
 
-import logging
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -9,18 +8,15 @@ import torch
 from torch import Tensor
 
 from latentsmith.autoencoders.task import REFERENCE, TOKENS
-from latentsmith.data.base import Dataset, Split
+from latentsmith.data.base import Dataset
 from latentsmith.data.loader import Column, Loader
-from latentsmith.data.subset import draw, subset
+from latentsmith.data.splits import Splits
+from latentsmith.data.subset import subset
 from latentsmith.encoders.spaces import ReferenceSpaces
 from latentsmith.losses.regularizer import RegularizerConfig
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.team import Team
-from latentsmith.utils.cache import cache_root
-
-log = logging.getLogger(__name__)
-
 
 Losses = Mapping[str, RegularizerConfig]
 """Regularizers by name."""
@@ -31,33 +27,14 @@ def teachers(losses: Losses) -> list[str]:
     return list(dict.fromkeys(name for loss in losses.values() for name in loss.teachers()))
 
 
-class Inputs:
+class Inputs(Splits):
     """Datasets, reference spaces and loaders of one run; each is made when first asked for."""
 
     def __init__(self, cfg: MMRegConfig, team: Team):
+        evaluate = cfg.evaluate
+        super().__init__(cfg.data, count=evaluate.count, probe_count=evaluate.probe_count)
         self.cfg, self.team = cfg, team
         self.transform = cfg.transform.build()
-
-    @cached_property
-    def train(self) -> Dataset:
-        """Training images."""
-        return self._open("train")
-
-    @cached_property
-    def val(self) -> Dataset:
-        """The held-out images that are measured: at most ``evaluate.count`` of the split."""
-        return draw(self._open("val"), self.cfg.evaluate.count)
-
-    @cached_property
-    def probe(self) -> Dataset:
-        """The training images the linear probe learns from."""
-        return draw(self.train, self.cfg.evaluate.probe_count)
-
-    def _open(self, split: Split) -> Dataset:
-        dataset = self.cfg.data.build(split, cache_root() / "data")
-        if self.team.is_main:
-            log.info("data: %s, %d images, from %s", dataset.name, len(dataset), dataset.origin)
-        return dataset
 
     @cached_property
     def spaces(self) -> ReferenceSpaces:

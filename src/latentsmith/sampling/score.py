@@ -1,0 +1,99 @@
+"""A trained generator's images against held-out ones, every process making its part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from latentsmith.data.order import rank_slice
+from latentsmith.encoders.base import Encoder
+from latentsmith.metrics.base import Stamp
+from latentsmith.metrics.card import LatentCard
+from latentsmith.metrics.generation_card import measure_generation
+from latentsmith.metrics.generation_reference import GenerationReference
+from latentsmith.sampling.generator import LatentGenerator
+from latentsmith.sampling.guidance import GuidanceConfig
+from latentsmith.sampling.samplers import SamplerConfig
+from latentsmith.training.team import Team
+from latentsmith.utils.distributed import gather_rows
+
+SHOWN = 64
+"""Generated images kept for a report's grids, the first of every score."""
+
+Spaces = Sequence[tuple[Encoder, GenerationReference]]
+"""Encoders with the held-out images' features."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a generator is scored: number i always starts from the same noise and class.
+
+    Attributes:
+        count: images generated.
+        batch_size: at once.
+        resamples: behind each interval.
+    """
+
+    count: int
+    batch_size: int
+    sampler: SamplerConfig
+    guidance: GuidanceConfig
+    resamples: int
+
+
+def reference_features(encoder: Encoder, rows: Tensor) -> tuple[Encoder, GenerationReference]:
+    """One of `Spaces`, from an encoder's raw vectors [N, D] of real images; unreadable ones are
+    NaN."""
+    return encoder, GenerationReference(rows[rows.isfinite().all(1)], encoder.name)
+
+
+def score_generator(
+    generator: LatentGenerator,
+    spaces: Spaces,
+    how: Score,
+    team: Team,
+    *,
+    stamp: Stamp,
+    texts: Tensor | None = None,
+) -> LatentCard:
+    """Generate, and compare in every space; all processes get the numbers.
+
+    Args:
+        stamp: data, ema and detail; the rest is filled in.
+        texts: what image i is made from [count, L, E], for generators without classes.
+
+    Returns:
+        Card with the figure ``samples`` [at most `SHOWN`, C, H, W], those of this process.
+    """
+    mine = torch.arange(how.count)[rank_slice(how.count, team.rank, team.world_size)]
+    images = generator.sample(
+        mine,
+        sampler=how.sampler,
+        guidance=how.guidance,
+        seed=0,
+        batch_size=how.batch_size,
+        condition=None if texts is None else {"text": texts[mine]},
+    )
+    stamp = replace(
+        stamp,
+        count=how.count,
+        seed=0,
+        sampler=how.sampler.kind,
+        steps=getattr(how.sampler, "steps", None),
+        detail={**stamp.detail, "guidance": how.guidance.kind},
+    )
+    card = LatentCard(figures={"samples": images[:SHOWN]})
+    for encoder, reference in spaces:
+        parts = [encoder.vector(x.to(team.device)).cpu() for x in images.split(how.batch_size)]
+        card.extend(
+            measure_generation(
+                gather_rows(torch.cat(parts)),
+                reference,
+                space=encoder.name,
+                stamp=stamp,
+                encoder=encoder.fingerprint(),
+                resamples=how.resamples,
+            )
+        )
+    return card
