@@ -14,6 +14,8 @@ from latentsmith.autoencoders.kl import KLAutoencoderConfig
 from latentsmith.cli import main
 from latentsmith.config.run import Run
 from latentsmith.errors import UserError
+from latentsmith.reports.glossary import label
+from latentsmith.reports.page import load_report
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.stores.base import open_store
 
@@ -190,6 +192,30 @@ def test_a_generator_alone_walks_with_the_autoencoder_it_is_given(whole, tmp_pat
     assert main(words) == 0
 
 
+def test_export_of_a_run_has_its_measurements(whole, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["export", str(whole), "--model", "generator-baseline", "--out", str(out)]
+    assert main(words) == 0
+    text = (out / "README.md").read_text()
+    assert f"# {whole.name}-generator-baseline\n" in text and "| arm | baseline |" in text
+    report = load_report(whole)
+    table = text.split("## Measurements")[1]
+    rows = {label(m) for ms in report.measurements.values() for m in ms}
+    assert rows and all(f"| {row} |" in table for row in rows)
+    assert all(f" {arm} |" in table for arm in report.measurements)
+    kept = LatentGenerator.load(out)
+    theirs = whole / "training" / "generator-baseline-0" / "generator"
+    assert kept.info.pairing == LatentGenerator.load(theirs).info.pairing
+    assert Path(kept.info.autoencoder) == out / "vae"
+
+
+def test_export_names_what_is_missing(early, tmp_path, capsys):
+    assert main(["export", str(early), "--out", str(tmp_path / "x")]) == 2
+    assert "no trained generator yet: the same latentsmith run" in capsys.readouterr().err
+    assert main(["export", str(early), "--fresh", "--out", str(early.parent)]) == 2
+    assert "holds what is exported" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["sample", "interpolate", "measure"])
 def test_a_stage_of_what_is_no_run_is_refused(verb, tmp_path, capsys):
     assert main([verb, str(tmp_path), "--model", "baseline"]) == 2
@@ -280,7 +306,7 @@ def test_a_sweep_over_losses_and_seeds_makes_one_table(tmp_path, capsys):
 
 
 def test_generators_aligned_with_a_teacher(tmp_path):
-    """REPA as a switch: tokens from a store, the head trained beside and left behind."""
+    """REPA as a switch: tokens from a store, the head trained and saved beside the network."""
     folder = tmp_path / "aligned"
     source = tiny_dinov2(tmp_path / "dino")
     words = [
@@ -299,6 +325,11 @@ def test_generators_aligned_with_a_teacher(tmp_path):
     assert len(aligned) == 4 and all(0 < value < 2 for value in aligned)
     exported = load_file(place / "generator" / "backbone" / "diffusion_pytorch_model.safetensors")
     assert not [name for name in exported if "aligner" in name or "head" in name]
+    aligner = LatentGenerator.load(place / "generator").aligner
+    assert aligner is not None and aligner.config.blocks == [1]
+    averaged = load_file(max((place / "checkpoints").iterdir()) / "ema.safetensors")
+    for name, value in aligner.state_dict().items():
+        assert torch.equal(value, averaged[f"aligner.{name}"]), name
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,12 @@ class LatentNormalizer:
             )
 
     @classmethod
+    def identity(cls, channels: int) -> "LatentNormalizer":
+        """One that changes nothing and belongs to no encoder: for counting, without data."""
+        one = torch.ones(channels, dtype=torch.float64)
+        return cls(one * 0, one, "none")
+
+    @classmethod
     def from_moments(
         cls, moments: LatentMoments, *, encoder_digest: str, latent: Latent = "mode"
     ) -> "LatentNormalizer":

@@ -33,6 +33,8 @@ from latentsmith.errors import UserError
 from latentsmith.utils.needs import Need, hub_weights
 
 SCRATCH = "scratch"
+TRAINED_HERE = "pretrain"
+"""A ``source`` that recipes put the folder of a U-Net in the place of that they trained before."""
 
 Adapt = Literal["lora", "full", "none"]
 Stored = Literal["float32", "bfloat16"]
@@ -93,7 +95,7 @@ class SDUNetConfig(BackboneConfig):
 
     def needs(self) -> list[Need]:
         """For ``latentsmith doctor``."""
-        if self.source == SCRATCH:
+        if self.source in (SCRATCH, TRAINED_HERE):
             return []
         return [hub_weights(self.source, place_of(self.source, self.subfolder) or None)]
 

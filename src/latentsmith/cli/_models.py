@@ -46,11 +46,25 @@ def generator_of_run(path: Path, stage: str | None) -> tuple[str, list[str], str
     Raises:
         UserError: the run has no generator, or none of that stage.
     """
+    folder, values, stage = _generator(path, stage)
+    # wherever the recipe says how its images are generated
+    settings = next(
+        v for v in values.values() if isinstance(v, dict) and {"sampler", "guidance"} <= v.keys()
+    )
+    words = [w for section in ("sampler", "guidance") for w in words_of(section, settings[section])]
+    return folder, words, stage
+
+
+def generator_folder(path: Path, stage: str | None) -> tuple[str, str]:
+    """(folder, stage) of `generator_of_run`; same errors."""
+    folder, _, stage = _generator(path, stage)
+    return folder, stage
+
+
+def _generator(path: Path, stage: str | None) -> tuple[str, dict[str, Any], str]:
     hint = "the same latentsmith run, without --until, goes on to it"
     generators, values, stage = _left(path, stage, "generators", hint)
-    settings = values["generation"]
-    words = [w for section in ("sampler", "guidance") for w in words_of(section, settings[section])]
-    return generators[0]["generator"], words, stage
+    return generators[0]["generator"], values, stage
 
 
 def _left(path: Path, stage: str | None, key: str, hint: str) -> tuple[Any, dict[str, Any], str]:

@@ -6,14 +6,19 @@ of each aligned block, averaged over blocks. h_φ: `latentsmith.diffusion.align_
 `latentsmith.losses.alignment`, `latentsmith.losses.manifold`.
 """
 
-from dataclasses import field
+import json
+from dataclasses import asdict, field
+from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentsmith.backbones.base import Backbone, BackboneOutput, Tap
+from latentsmith.backbones.export import check_state
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.align_head import Activation, TimeShift, TokenProjector
 from latentsmith.diffusion.latents import FLIPPED
@@ -21,6 +26,11 @@ from latentsmith.errors import UserError
 from latentsmith.losses.alignment import check_tokens, teacher_grid, to_grid, token_cosine
 from latentsmith.losses.manifold import ManifoldConfig, pooled, relations, token_relations
 from latentsmith.training.task import Batch
+from latentsmith.utils.files import atomic_path, write_json
+
+SETTINGS = "alignment.json"
+WEIGHTS = "alignment.safetensors"
+FORMAT = 1
 
 TEACHER = "teacher/tokens"
 """The batch's teacher tokens [B, N, D], raster order, of the clean images."""
@@ -75,7 +85,7 @@ class AlignmentConfig:
 
 class Aligner(nn.Module):
     """Projects tokens of some blocks and compares them with the teacher's. Trained with the
-    backbone, needed only in training: it is not exported.
+    backbone, no part of it: a saved generator keeps it beside.
 
     Args:
         config: see `AlignmentConfig`.
@@ -111,6 +121,50 @@ class Aligner(nn.Module):
         )
         times = config.blocks if config.time_head else []
         self.times = nn.ModuleList(TimeShift(teacher_dim, seed=n) for n, _ in enumerate(times))
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``alignment.safetensors`` and ``alignment.json`` (the settings, the teacher's
+        dimension) into ``folder``."""
+        folder = Path(folder)
+        about = {"format": FORMAT, "teacher_dim": self.teacher_dim}
+        with atomic_path(folder / WEIGHTS) as tmp:
+            save_file({k: v.cpu().contiguous() for k, v in self.state_dict().items()}, tmp)
+        write_json(folder / SETTINGS, about | {"config": asdict(self.config)})
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str, backbone: Backbone) -> "Aligner":
+        """What `save` wrote, on the CPU, in evaluation mode.
+
+        Raises:
+            UserError: missing, damaged, of another format, or heads of another network.
+        """
+        folder = Path(folder)
+        for name in (SETTINGS, WEIGHTS):
+            if not (folder / name).is_file():
+                raise UserError(
+                    f"{folder} holds no alignment heads: it has no {name}. Give the folder of a "
+                    "generator that was trained with alignment"
+                )
+        try:
+            about = json.loads((folder / SETTINGS).read_text())
+            if about["format"] != FORMAT:
+                raise UserError(
+                    f"{folder / SETTINGS} has format {about['format']}, and this version of "
+                    f"latentsmith reads {FORMAT}: read it with the version that wrote it"
+                )
+            config = TypeAdapter(AlignmentConfig).validate_python(about["config"])
+            teacher_dim, state = int(about["teacher_dim"]), load_file(folder / WEIGHTS)
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(
+                f"the alignment heads in {folder} are damaged ({first}): save the generator again"
+            ) from error
+        aligner = cls(config, backbone, teacher_dim)
+        expected = {k: tuple(v.shape) for k, v in aligner.state_dict().items()}
+        check_state(expected, state, f"the alignment heads in {folder}")
+        aligner.load_state_dict(state)
+        return aligner.eval()
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -152,6 +206,26 @@ class Aligner(nn.Module):
         check_tokens(tokens, batch["index"], unit=self.config.unit_tokens)
         return tokens
 
+    def check_tap(self, tap: Tap) -> None:
+        """Raises UserError unless the block ``tap`` is aligned."""
+        if tap not in self.config.blocks:
+            raise UserError(
+                f"block {tap!r} has no alignment head: this generator's are on "
+                f"{', '.join(map(repr, self.config.blocks))}"
+            )
+
+    def project(self, tap: Tap, tokens: Tensor, t: Tensor) -> Tensor:
+        """Tokens of the aligned block ``tap`` [B, N, width], seen at times t [B], where they are
+        compared with the teacher's: [B, N, D], on the network's own grid.
+
+        Raises:
+            UserError: the block is not aligned.
+        """
+        self.check_tap(tap)
+        number = self.config.blocks.index(tap)
+        tokens = self.heads[number](tokens)
+        return self.times[number](tokens, t) if self.config.time_head else tokens
+
     def students(self, out: BackboneOutput, t: Tensor, count: int) -> list[Tensor]:
         """Each aligned block's projected tokens [B, ``count``, D] on the teacher's grid.
 
@@ -164,10 +238,8 @@ class Aligner(nn.Module):
             UserError: grids that differ when they may not.
         """
         found = []
-        for number, (tap, grid) in enumerate(zip(self.taps, self.grids, strict=True)):
-            tokens = self.heads[number](out.hidden[tap])
-            if self.config.time_head:
-                tokens = self.times[number](tokens, t)
+        for tap, grid in zip(self.taps, self.grids, strict=True):
+            tokens = self.project(tap, out.hidden[tap], t)
             wanted = teacher_grid(count, grid)
             if wanted != grid and not self.config.interpolate:
                 raise UserError(

@@ -1,4 +1,5 @@
-"""Reads a diffusers ``scheduler_config.json``: which path, and what the network predicts."""
+"""Reads and writes a diffusers ``scheduler_config.json``: which path, and what the network
+predicts."""
 
 import inspect
 import json
@@ -97,6 +98,37 @@ def read_scheduler(config: Mapping[str, Any] | FilePath | str) -> SchedulerFacts
         offset=int(value.get("steps_offset", 0)),
         ends_on_data=bool(value.get("set_alpha_to_one", True)),
     )
+
+
+def save_scheduler(path: VPPathConfig, predicts: Parametrization, folder: FilePath | str) -> None:
+    """Write ``folder/scheduler_config.json``, diffusers' DDIM, from which `read_scheduler` reads
+    the same path and prediction.
+
+    Raises:
+        UserError: a prediction diffusers has no name for.
+    """
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    named: dict[str, Any] = {ours: theirs for theirs, ours in PREDICTS.items()}
+    schedules = {ours: theirs for theirs, ours in SCHEDULES.items()}
+    if predicts not in named:
+        raise UserError(
+            f"the network predicts {predicts}, and diffusers' DDPM schedulers know "
+            f"{', '.join(named)}: this network has no scheduler config"
+        )
+    DDIMScheduler(
+        num_train_timesteps=path.timesteps,
+        beta_start=path.beta_start,
+        beta_end=path.beta_end,
+        beta_schedule=schedules[path.schedule],
+        trained_betas=path.trained_betas,
+        rescale_betas_zero_snr=path.zero_terminal_snr,
+        prediction_type=named[predicts],
+        timestep_spacing="trailing" if path.zero_terminal_snr else "leading",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    ).save_pretrained(str(folder))
 
 
 def _load(config: Mapping[str, Any] | FilePath | str) -> tuple[dict[str, Any], str]:

@@ -10,12 +10,13 @@ nothing but the image: no class, the empty prompt.
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from latentsmith.backbones.base import Tap
 from latentsmith.config.schema import schema
 from latentsmith.data.transforms import resize
+from latentsmith.diffusion.align import Aligner
 from latentsmith.encoders.base import ENCODERS, Encoder, EncoderConfig, EncoderOutput, to_rgb
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
@@ -33,11 +34,15 @@ class DenoiserConfig(EncoderConfig):
     source: str = "generator"
     """Folder of a saved generator (in a run: training/generator-…/generator)."""
     tap: int | str | None = None
-    """Block whose tokens are taken: 1 … depth, or a name (U-Nets: mid). Left out: the middle."""
+    """Block whose tokens are taken: 1 … depth, or a name (U-Nets: mid). Left out: the middle; with
+    project, the first aligned block."""
     time: Annotated[float, Field(ge=0, le=1)] = 0.25
     """How much noise the network sees: 0 none, 1 nothing else."""
     draws: Annotated[int, Field(ge=1)] = 1
     """Noises the tokens are averaged over."""
+    project: bool = False
+    """Take the tokens after the alignment head that was saved with the generator: [N, D of the
+    teacher], on the network's own grid."""
     output: Literal["pooled", "tokens"] = "pooled"
     """``pooled``: mean over tokens [D]; ``tokens``: all of them."""
 
@@ -56,7 +61,8 @@ class DenoiserEncoder(Encoder):
         source: a `latentsmith.sampling.generator.LatentGenerator` with its autoencoder.
 
     Raises:
-        UserError: no autoencoder to encode images with, no such block.
+        UserError: no autoencoder to encode images with, no such block; of ``project`` no alignment
+            heads, or none on that block.
     """
 
     name = "denoiser"
@@ -69,8 +75,12 @@ class DenoiserEncoder(Encoder):
         self.config, self.output, self.path = config, config.output, source.path
         self.normalizer = source.normalizer
         self.backbone, self.autoencoder = source.backbone, source.autoencoder
-        self.tap = (self.backbone.depth + 1) // 2 if config.tap is None else config.tap
+        self.aligner = _heads(source, config.tap) if config.project else None
+        first = self.aligner.taps[0] if self.aligner else (self.backbone.depth + 1) // 2
+        self.tap = first if config.tap is None else config.tap
         self.dim, self.grid = self.backbone.tap_shape(self.tap)
+        if self.aligner is not None:
+            self.dim = self.aligner.teacher_dim
         shape = self.backbone.latent_shape
         noise = torch.randn(config.draws, *shape, generator=generator("denoiser features"))
         self.register_buffer("noise", noise, persistent=False)
@@ -88,32 +98,35 @@ class DenoiserEncoder(Encoder):
     @torch.no_grad()
     def forward(self, images: Tensor) -> EncoderOutput:
         """[B, 1 or 3, H, W] in [0, 1] → pooled [B, D], tokens [B, N, D]."""
-        x = self.normalizer.normalize(self.autoencoder.encode(self.preprocess(images)).mode())
+        return self.of_latents(self.autoencoder.encode(self.preprocess(images)).mode())
+
+    @torch.no_grad()
+    def of_latents(self, latents: Tensor) -> EncoderOutput:
+        """Of images that are encoded already: raw latents [B, C, h, w] (posterior means)."""
+        x = self.normalizer.normalize(latents)
         t = torch.full((len(x),), self.config.time, device=x.device)
         nothing = self.backbone.nothing(len(x), x.device)
         total = torch.zeros((), device=x.device)
         for noise in self.noise:
             z = self.path.mix(x, noise.expand_as(x), t)
             found = self.backbone.features(z, t, nothing, [self.tap])[self.tap]
+            if self.aligner is not None:
+                found = self.aligner.project(self.tap, found.float(), t)
             total = total + found.float() / len(self.noise)
         return EncoderOutput(pooled=total.mean(1), tokens=total)
 
-    def dense(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Features of every pixel: tokens as a map, resized (bilinear) to [B, D, *size]."""
-        tokens = self(images).tokens
-        assert tokens is not None
-        return F.interpolate(self.backbone.as_map(self.tap, tokens), size, mode="bilinear")
-
     def digest(self) -> str:
-        """Of the weights of denoiser and autoencoder."""
+        """Of the weights of denoiser, autoencoder and, where they are used, alignment heads."""
         states = {"backbone": self.backbone, "autoencoder": self.autoencoder.model}
+        if self.aligner is not None:
+            states["aligner"] = self.aligner
         return state_digest(
             {f"{n}.{k}": v for n, model in states.items() for k, v in model.state_dict().items()}
         )
 
     def fingerprint(self) -> dict[str, object]:
         """See `Encoder.fingerprint`."""
-        return {
+        found: dict[str, object] = {
             "kind": self.name,
             "weights": self.digest(),
             "tap": self.tap,
@@ -122,3 +135,16 @@ class DenoiserEncoder(Encoder):
             "size": list(self.size),
             "output": self.output,
         }
+        return found if self.aligner is None else found | {"project": True}
+
+
+def _heads(source: Any, tap: Tap | None) -> Aligner:
+    """The generator's alignment heads, ``tap``'s among them."""
+    if source.aligner is None:
+        raise UserError(
+            "project=true takes tokens after an alignment head, and this generator was saved "
+            "without: give one that was trained with alignment, or set project=false"
+        )
+    if tap is not None:
+        source.aligner.check_tap(tap)
+    return source.aligner

@@ -1,4 +1,5 @@
-"""A trained generator with all that its samples depend on: backbone, path, normalizer, decoder."""
+"""A trained generator with all that its samples depend on: backbone, path, normalizer, decoder; and
+the alignment heads it was trained with."""
 
 import json
 import os
@@ -14,6 +15,8 @@ from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
 from latentsmith.autoencoders.normalizer import LatentNormalizer
 from latentsmith.backbones.base import Backbone, Condition
 from latentsmith.backbones.export import load_backbone, save_backbone
+from latentsmith.diffusion import align
+from latentsmith.diffusion.align import Aligner
 from latentsmith.diffusion.denoiser import Denoiser
 from latentsmith.diffusion.paths import PATHS, PathConfig
 from latentsmith.errors import UserError
@@ -83,6 +86,8 @@ class LatentGenerator:
         normalizer: of the latents it was trained on.
         autoencoder: decodes; None where only latents are wanted.
         texts: of text-conditional backbones trained on class names: a label's text.
+        aligner: heads on the backbone's tokens, where it was trained with alignment. Samples do
+            not need them.
 
     Raises:
         UserError: autoencoder or normalizer is not the one the generator was trained with.
@@ -95,12 +100,13 @@ class LatentGenerator:
         normalizer: LatentNormalizer,
         autoencoder: KLAutoencoder | None = None,
         texts: TextTable | None = None,
+        aligner: Aligner | None = None,
     ):
         info.pairing.check_normalizer(normalizer)
         if autoencoder is not None:
             info.pairing.check(autoencoder)
         self.backbone, self.info, self.normalizer = backbone, info, normalizer
-        self.autoencoder, self.texts = autoencoder, texts
+        self.autoencoder, self.texts, self.aligner = autoencoder, texts, aligner
         self.path = info.path.build()
 
     @property
@@ -203,17 +209,26 @@ class LatentGenerator:
         return self.decode(self.sample_latents(indices, **how))
 
     def save(self, folder: Path | str) -> Path:
-        """Write ``backbone/`` (diffusers format), the normalizer, texts and ``generator.json``, all
-        or nothing."""
+        """Write ``backbone/`` (diffusers format), the normalizer, texts, alignment heads and
+        ``generator.json``, all or nothing."""
         folder = Path(folder)
         with atomic_folder(folder) as tmp:
-            save_backbone(self.backbone, tmp / BACKBONE)
-            self.normalizer.save(tmp)
-            if self.texts is not None:
-                self.texts.save(tmp)
-            here = os.path.relpath(self.info.autoencoder, folder)
-            write_json(tmp / FILE_NAME, self.info.to_json() | {FROM_HERE: here})
+            self.write(tmp, os.path.relpath(self.info.autoencoder, folder))
         return folder
+
+    def write(self, folder: Path, from_here: str) -> None:
+        """`save` into a folder that is there, beside what it holds.
+
+        Args:
+            from_here: the autoencoder's folder as seen from this one, once both are in place.
+        """
+        save_backbone(self.backbone, folder / BACKBONE)
+        self.normalizer.save(folder)
+        if self.texts is not None:
+            self.texts.save(folder)
+        if self.aligner is not None:
+            self.aligner.save(folder)
+        write_json(folder / FILE_NAME, self.info.to_json() | {FROM_HERE: from_here})
 
     @classmethod
     def load(
@@ -242,7 +257,9 @@ class LatentGenerator:
         info.pairing.check(given, where=str(folder))
         told = (folder / text_table.FILE_NAME).is_file()
         texts = TextTable.load(folder) if told else None
-        return cls(backbone.eval(), info, normalizer, given.to(device), texts)
+        aligned = any((folder / name).is_file() for name in (align.SETTINGS, align.WEIGHTS))
+        aligner = Aligner.load(folder, backbone).to(device) if aligned else None
+        return cls(backbone.eval(), info, normalizer, given.to(device), texts, aligner)
 
 
 def _read_info(folder: Path) -> GeneratorInfo:
@@ -267,6 +284,6 @@ def _autoencoder(folder: Path, source: Path) -> KLAutoencoder:
     if not _is_model(source):
         raise UserError(
             f"the autoencoder of {folder} is not at {source}: give the folder it is in now "
-            "(autoencoder=…)"
+            "(autoencoder=…; of latentsmith export, --autoencoder)"
         )
     return KLAutoencoderConfig(source=str(source)).build()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.tiny_models import tiny_generator
+from latentsmith.diffusion.align import Aligner, AlignmentConfig
 from latentsmith.encoders.denoiser import DenoiserConfig, DenoiserEncoder
 from latentsmith.errors import UserError
 from latentsmith.sampling.generator import LatentGenerator
@@ -81,3 +82,58 @@ def test_without_an_autoencoder_there_are_no_images(source):
     g.autoencoder = None
     with pytest.raises(UserError, match="need the generator's autoencoder"):
         DenoiserEncoder(g, config=DenoiserConfig(source=source))
+
+
+def aligned(folder, **settings):
+    """A generator saved with heads on blocks 3 and 1, to a teacher of 5 numbers a token."""
+    g = LatentGenerator.load(tiny_generator(folder))
+    settings = {"blocks": [3, 1], "hidden": 6} | settings
+    g.aligner = Aligner(AlignmentConfig(**settings), g.backbone, teacher_dim=5)
+    rng = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for p in g.aligner.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * 0.3)
+    return str(g.save(folder / "aligned"))
+
+
+@pytest.mark.parametrize("time_head", [False, True])
+@pytest.mark.parametrize("tap", [None, 1])
+def test_projected_tokens_are_the_head_s(tmp_path, images, tap, time_head):
+    source = aligned(tmp_path, time_head=time_head)
+    config = DenoiserConfig(source=source, tap=tap, time=0.4, draws=2, project=True)
+    encoder, plain = config.build(), DenoiserConfig(source=source, tap=tap or 3, time=0.4).build()
+    assert encoder.tap == (tap or 3), "left out: the first aligned block"
+    assert encoder.dim == 5 and encoder.grid == plain.grid == (4, 4)
+    heads = LatentGenerator.load(source).aligner
+    number, t, want = heads.config.blocks.index(encoder.tap), torch.full((4,), 0.4), []
+    for noise in encoder.noise:
+        plain.noise = noise[None]
+        with torch.no_grad():
+            tokens = heads.heads[number](plain(images).tokens)
+            want.append(heads.times[number](tokens, t) if time_head else tokens)
+    out = encoder(images)
+    torch.testing.assert_close(out.tokens, (want[0] + want[1]) / 2)
+    torch.testing.assert_close(out.pooled, out.tokens.mean(1))
+    assert encoder.dense(images, (8, 8)).shape == (4, 5, 8, 8)
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_the_head_is_part_of_what_projected_features_depend_on(tmp_path):
+    source = aligned(tmp_path)
+    plain, projected = DenoiserConfig(source=source), DenoiserConfig(source=source, project=True)
+    before = plain.build().fingerprint(), projected.build().fingerprint()
+    assert "project" not in before[0], "what was cached before there were heads stays good"
+    assert before[1]["project"] is True and before[1]["weights"] != before[0]["weights"]
+    g = LatentGenerator.load(source)
+    with torch.no_grad():
+        g.aligner.heads[0].net[0].bias.add_(0.1)
+    g.save(source)
+    assert plain.build().fingerprint() == before[0]
+    assert projected.build().fingerprint() != before[1]
+
+
+def test_blocks_without_head_and_generators_without_heads_are_refused(source, tmp_path):
+    with pytest.raises(UserError, match=r"block 2 has no alignment head: .* are on 3, 1$"):
+        DenoiserConfig(source=aligned(tmp_path), tap=2, project=True).build()
+    with pytest.raises(UserError, match=r"this generator was saved without: .*project=false"):
+        DenoiserConfig(source=source, project=True).build()

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
 from latentsmith.backbones.base import BackboneOutput
 from latentsmith.backbones.dit import SiTConfig
+from latentsmith.backbones.export import WEIGHTS as BACKBONE_WEIGHTS
+from latentsmith.diffusion.align import SETTINGS, WEIGHTS, Aligner, AlignmentConfig
 from latentsmith.diffusion.denoiser import Denoiser
 from latentsmith.diffusion.flow import LinearPathConfig
 from latentsmith.errors import UserError
@@ -281,3 +284,25 @@ def test_texts_are_saved_with_the_generator(decoder, tmp_path):
     g = LatentGenerator(lively(), info, decoder.require_normalizer(), decoder, table)
     loaded = LatentGenerator.load(g.save(tmp_path / "generator"))
     assert loaded.texts is not None and torch.equal(loaded.texts.embedding, table.embedding)
+
+
+def test_alignment_heads_are_saved_beside_the_network(decoder, tmp_path):
+    decoder.save_pretrained(tmp_path / "model")
+    info = replace(info_for(decoder), autoencoder=str(tmp_path / "model"))
+    backbone, normalizer = lively(), decoder.require_normalizer()
+    aligner = Aligner(AlignmentConfig(blocks=[1], hidden=4), backbone, teacher_dim=5)
+    g = LatentGenerator(backbone, info, normalizer, decoder, aligner=aligner)
+    folder = g.save(tmp_path / "generator")
+    assert not any("heads" in name for name in load_file(folder / "backbone" / BACKBONE_WEIGHTS))
+    loaded = LatentGenerator.load(folder)
+    assert loaded.aligner is not None and loaded.aligner.config == aligner.config
+    state = loaded.aligner.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in aligner.state_dict().items())
+    assert torch.equal(loaded.sample(range(2), **HOW), g.sample(range(2), **HOW))
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=f"no alignment heads: it has no {WEIGHTS}"):
+        LatentGenerator.load(folder)
+    (folder / SETTINGS).unlink()  # as folders were before heads were kept
+    assert LatentGenerator.load(folder).aligner is None
+    LatentGenerator(backbone, info, normalizer, decoder).save(folder)
+    assert not (folder / SETTINGS).exists()

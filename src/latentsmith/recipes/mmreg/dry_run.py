@@ -1,21 +1,19 @@
 """What a run would be, found out without weights, data or training: on the meta device."""
 
 import math
-from dataclasses import replace
-from typing import Any
 
 import torch
 
-from latentsmith.autoencoders.kl import SCRATCH, SD_SHAPE, KLAutoencoder
+from latentsmith.autoencoders.kl import KLAutoencoder
 from latentsmith.autoencoders.normalizer import LatentNormalizer
+from latentsmith.autoencoders.on_meta import on_meta
 from latentsmith.backbones.base import Backbone
 from latentsmith.config.run import Run
 from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.errors import UserError
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE, MMRegConfig
 from latentsmith.recipes.mmreg.generation_config import GenerationConfig
-from latentsmith.training.config import TrainConfig
-from latentsmith.utils.distributed import world_size
+from latentsmith.training.plan import length
 
 
 def dry_run(cfg: MMRegConfig, run: Run) -> None:
@@ -24,7 +22,7 @@ def dry_run(cfg: MMRegConfig, run: Run) -> None:
     Raises:
         UserError: resolution, channels or batch do not fit.
     """
-    autoencoder, assumed = _on_meta(cfg)
+    autoencoder, assumed = on_meta(cfg.autoencoder)
     resolution, channels = cfg.transform.resolution, autoencoder.channels
     shape = autoencoder.latent_shape(resolution)
     if channels != cfg.transform.channels:
@@ -40,7 +38,7 @@ def dry_run(cfg: MMRegConfig, run: Run) -> None:
     print(f"training state {state / 2**30:.2f} GiB (weights, gradients, Adam, EMA; float32)")
     for name, train in (("pretrain", cfg.pretrain), ("finetune", cfg.finetune)):
         if train is not None:
-            print(f"{name:14} {_length(train)}")
+            print(f"{name:14} {length(train)}")
     spaces = {TRAINED_REFERENCE: cfg.encoder, **cfg.more_references}
     how = "cached" if cfg.transform.build().deterministic else "computed on each crop"
     for name, config in spaces.items():
@@ -58,7 +56,7 @@ def _generation(cfg: GenerationConfig, shape: tuple[int, int, int]) -> None:
     """Stage C: the generator, its step, the cached latents, what scoring costs."""
     with torch.device("meta"):
         backbone = cfg.backbone.build(shape, 1000)  # the number of classes hardly matters
-    DiffusionTask(backbone, cfg.diffusion, _unit_normalizer(shape[0]))
+    DiffusionTask(backbone, cfg.diffusion, LatentNormalizer.identity(shape[0]))
     parameters = sum(p.numel() for p in backbone.parameters())
     stored = 2 * 2 * math.prod(shape) * (2 if cfg.flip else 1)  # mean and logvar in float16
     tokens = backbone.grid[0] * backbone.grid[1]
@@ -67,14 +65,9 @@ def _generation(cfg: GenerationConfig, shape: tuple[int, int, int]) -> None:
         f"               {_generator_flops(backbone, shape) / 1e9:,.2f} GFLOP a sample, both ways"
     )
     print(f"latents store  {stored / 1024:,.1f} KiB an image and arm")
-    print(f"generators     {cfg.seeds} per arm, {_length(cfg.train)}")
+    print(f"generators     {cfg.seeds} per arm, {length(cfg.train)}")
     marks = ", ".join(f"{n:,}" for n in cfg.milestones())
     print(f"scores         {cfg.count:,} images by {cfg.sampler.kind} at {marks} samples")
-
-
-def _unit_normalizer(channels: int) -> LatentNormalizer:
-    one = torch.ones(channels, dtype=torch.float64)
-    return LatentNormalizer(one * 0, one, "dry run")
 
 
 def _generator_flops(backbone: Backbone, shape: tuple[int, int, int]) -> float:
@@ -88,23 +81,6 @@ def _generator_flops(backbone: Backbone, shape: tuple[int, int, int]) -> float:
     return counter.get_total_flops()
 
 
-def _on_meta(cfg: MMRegConfig) -> tuple[KLAutoencoder, str]:
-    """The autoencoder without memory. A hub id's shape may not be at hand: then the stated fields
-    and Stable Diffusion's for the rest are assumed, and said so."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    config, assumed = cfg.autoencoder, ""
-    if config.source != SCRATCH:
-        try:
-            shape: Any = AutoencoderKL.load_config(config.source, subfolder=config.subfolder)
-            config = replace(config, source=SCRATCH, **{k: shape[k] for k in SD_SHAPE})
-        except (OSError, ValueError):
-            assumed = " (not at hand here; Stable Diffusion's shape assumed)"
-            config = replace(config, source=SCRATCH)
-    with torch.device("meta"):
-        return config.build(), assumed
-
-
 def _step_flops(autoencoder: KLAutoencoder, cfg: MMRegConfig) -> float:
     """Forward and backward of one image, counted by PyTorch."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -114,13 +90,3 @@ def _step_flops(autoencoder: KLAutoencoder, cfg: MMRegConfig) -> float:
     with FlopCounterMode(display=False) as counter:
         autoencoder.decode(autoencoder.encode(image).mode()).sum().backward()
     return counter.get_total_flops()
-
-
-def _length(train: TrainConfig) -> str:
-    steps = -(-train.samples // train.batch_size)
-    micros = train.micros(world_size())
-    return (
-        f"{train.samples:,} samples = {steps:,} steps of {train.batch_size} "
-        f"({micros} micro-batch{'es' if micros > 1 else ''} each), lr {train.lr:g}, "
-        f"{train.precision}"
-    )

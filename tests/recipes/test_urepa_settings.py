@@ -1,0 +1,92 @@
+"""What urepa refuses, in words; what it plans; its sweep; its presets."""
+
+import pytest
+
+from latentsmith.backbones.sd_unet import SDUNetConfig
+from latentsmith.cli import main
+from latentsmith.config.compose import compose, nodes_of
+from latentsmith.errors import UserError
+from latentsmith.recipes.urepa.config import PretrainConfig
+from latentsmith.training.config import TrainConfig
+
+PAPER = "scale=paper"
+
+
+def refused(*words):
+    with pytest.raises(UserError) as caught:
+        compose("urepa", list(words))
+    return str(caught.value)
+
+
+def test_what_cannot_work_together_is_refused():
+    assert "diffusion.alignment is null" in refused("scale=smoke", "diffusion.alignment=null")
+    assert "source=pretrain is" in refused("scale=smoke", "pretrain=null")
+    assert "source=pretrain is" in refused(PAPER, "unet.source=pretrain")
+    assert "autoencoder.source is" in refused(PAPER, "autoencoder.source=scratch")
+    assert "has no patch tokens" in refused("scale=smoke", "encoder@teacher=pixel_pca")
+    assert "output=sequence" in refused("scale=smoke", "text_encoder.output=embedding")
+    assert "without chance" in refused("scale=smoke", "transform.flip=true")
+    assert "at least 2" in refused("scale=smoke", "train.batch_size=1")
+    with pytest.raises(ValueError, match=r"pretrain\.unet\.source is 'somewhere'"):
+        short = TrainConfig()
+        PretrainConfig(autoencoder=short, denoiser=short, unet=SDUNetConfig(source="somewhere"))
+    assert "random weights" in refused(PAPER, "unet.source=scratch", "experiment=full")
+
+
+def test_one_sample_at_a_time_is_enough_for_tokens():
+    words = ["scale=smoke", "train.batch_size=1", "diffusion.alignment.manifold.scope=tokens"]
+    assert compose("urepa", words).train.batch_size == 1
+
+
+def test_a_head_alone_has_no_control():
+    config = compose("urepa", ["scale=smoke", "experiment=head_only"])
+    assert not config.has_control
+    assert "unaligned" not in [stage.name for stage in config.stages()]
+
+
+def test_the_plan_at_full_size(capsys):
+    """The spec's numbers: Stable Diffusion 1.5's, counted and not copied."""
+    assert main(["run", "urepa", PAPER, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "859,520,964 parameters" in text
+    assert "LoRA           155,648 parameters" in text
+    assert "head           2,360,320 parameters" in text
+    assert "803.6 GFLOP forward and 621.6 backward" in text  # the down blocks build no graph
+    assert "6.55 GB for 200,000 images" in text
+    assert "62,480 steps of 128" in text
+
+
+def test_the_plan_of_all_attention(capsys):
+    assert main(["run", "urepa", PAPER, "experiment=all_attention", "--dry-run"]) == 0
+    assert "LoRA           1,594,368 parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", nodes_of("urepa").presets_of("experiment"))
+def test_every_experiment_composes_at_every_scale(name):
+    for scale in ("smoke", "laptop", "paper"):
+        words = [f"scale={scale}", f"experiment={name}"]
+        if name in ("documented", "track_b") and scale != "paper":
+            continue  # they say so
+        assert compose("urepa", words).kind == "urepa"
+
+
+def test_a_sweep_over_scopes_shares_the_pipeline(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LATENTSMITH_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "sweep"
+    words = ["scale=smoke", "experiment=mid_lora,full,head_only", "evaluate.times=[0.2]"]
+    assert main(["sweep", "urepa", *words, "--out", str(out)]) == 0
+    table = (out / "table.md").read_text()
+    assert "token_cosine" not in table  # in words
+    assert "Token cosine with the teacher" in table
+    assert "unet.adapt=full" in table
+    assert "3 of 3 runs finished" in capsys.readouterr().out
+    folders = [p for p in (out / "shared").iterdir() if (p / "metrics.jsonl").is_file()]
+    # autoencoder and U-Net once; LoRA and full twice each (control, aligned), the head once
+    assert len(folders) == 2 + 2 + 2 + 1
+
+
+def test_doctor_knows_what_it_needs(capsys):
+    main(["doctor", "urepa"])
+    text = capsys.readouterr().out
+    assert "urepa scale=laptop: nothing missing" in text
+    assert "urepa scale=paper: no weights" in text or "urepa scale=paper: no" in text
