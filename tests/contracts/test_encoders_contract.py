@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from helpers.tiny_models import (
@@ -16,6 +17,7 @@ from helpers.tiny_models import (
 )
 from latentsmith.encoders import ENCODERS, Encoder
 from latentsmith.encoders.inception import Inception
+from latentsmith.errors import UserError
 
 
 def make(name: str, folder: Path, **settings) -> Encoder:
@@ -112,6 +114,25 @@ def test_tokens_fill_the_stated_grid(name, tmp_path, images):
     assert out.tokens.shape[:2] == (4, rows * columns)
     assert encoder.vector(images).shape == (4, rows * columns * out.tokens.shape[-1])
     assert encoder.fingerprint() != make(name, tmp_path).fingerprint()
+
+
+@WITH_TOKENS
+def test_tokens_make_a_map_and_features_of_every_pixel(name, tmp_path, images):
+    encoder = make(name, tmp_path)
+    tokens, (_, columns) = encoder(images).tokens, encoder.grid
+    maps = encoder.maps(images)
+    assert maps.shape[2:] == encoder.grid
+    assert torch.equal(maps[:, :, 1, 0], tokens[:, columns])  # row by row
+    want = F.interpolate(maps, (9, 20), mode="bilinear")
+    assert torch.equal(encoder.dense(images, (9, 20)), want)
+
+
+@pytest.mark.parametrize("name", ["pixel_pca", "inception"])
+def test_without_tokens_there_are_no_features_of_pixels(name, tmp_path, images):
+    encoder = make(name, tmp_path)
+    for ask in (encoder.maps, lambda images: encoder.dense(images, (8, 8))):
+        with pytest.raises(UserError, match=f"encoder {name} has no tokens.*as dinov2"):
+            ask(images)
 
 
 @WITH_TOKENS

@@ -40,12 +40,15 @@ def _world(size: int = 16) -> dict:
         "extract": lambda x: x.flatten(1)[:, :6],
         "tokens": _draw(N, 5, 4, seed=8),
         "tokens_ref": _draw(N, 5, 4, seed=9) + 0.5,
+        "predicted_labels": _draw(N, 6, 7, seed=10).mul(2).abs().long(),
+        "pixel_labels": _draw(N, 6, 7, seed=11).mul(2).abs().long(),
         "distance": lambda a, b: (a - b).square().flatten(1).mean(1),
     }
 
 
 PAIRS = {
     "reference": "latents", "recon": "images", "features_ref": "features", "tokens_ref": "tokens",
+    "pixel_labels": "predicted_labels",
 }  # fmt: skip
 """Second input → the first that equals it when the match is perfect."""
 BY_ORDER = {

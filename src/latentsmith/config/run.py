@@ -22,7 +22,7 @@ from latentsmith.config.manifest import environment
 from latentsmith.config.saved import diff, from_yaml, to_yaml
 from latentsmith.errors import UserError
 from latentsmith.recipes.base import RECIPES, RecipeConfig
-from latentsmith.utils.files import atomic_path, write_json
+from latentsmith.utils.files import atomic_path, move_aside, write_json
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Run:
         try:
             if fresh and (path / "config.yaml").exists():
                 run._lock.release()
-                log.info("moved the old run to %s", _move_aside(path))
+                log.info("moved the old run to %s", move_aside(path))
                 path.mkdir(parents=True)
                 run._lock = Lock.take(path / "run.lock")
             run._begin_or_resume()
@@ -290,14 +290,6 @@ def _paths_in(value: Any, folder: Path) -> Any:
 def _is_run(path: Path) -> bool:
     """True for a run folder, or one whose very first start was cut short."""
     return (path / "config.yaml").is_file() or (path / "run.lock").is_file()
-
-
-def _move_aside(path: Path) -> Path:
-    n = 1
-    while (target := path.with_name(f"{path.name}.old-{n}")).exists():
-        n += 1
-    path.rename(target)
-    return target
 
 
 def _now() -> str:

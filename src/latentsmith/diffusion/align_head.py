@@ -1,4 +1,4 @@
-"""What stands between a denoiser's tokens and a teacher's; trained with it, not exported."""
+"""What stands between a denoiser's tokens and a teacher's; trained with it, saved beside it."""
 
 from itertools import pairwise
 from typing import Literal

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentsmith.config.schema import schema
@@ -103,6 +104,33 @@ class Encoder(nn.Module):
         value = {"pooled": out.pooled, "cls": out.cls, "tokens": out.tokens}[self.output]
         assert value is not None  # build() refuses an output the encoder does not have
         return value.flatten(1).float()
+
+    def check_tokens(self) -> None:
+        """Raises UserError when the encoder has no tokens."""
+        if self.grid is None:
+            raise UserError(
+                f"encoder {self.name} has no tokens, so it says nothing of single pixels: choose "
+                "one with tokens, as dinov2, clip, efficientnet_lite0 or denoiser"
+            )
+
+    def maps(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] in [0, 1] → tokens as a map [B, D, rows, columns]: a view of them.
+
+        Raises:
+            UserError: the encoder has no tokens.
+        """
+        self.check_tokens()
+        tokens, grid = self(images).tokens, self.grid
+        assert tokens is not None and grid is not None  # check_tokens
+        return tokens.mT.unflatten(2, grid)
+
+    def dense(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Features of every pixel: tokens as a map, resized (bilinear) to [B, D, *size].
+
+        Raises:
+            UserError: the encoder has no tokens.
+        """
+        return F.interpolate(self.maps(images), size, mode="bilinear")
 
     def digest(self) -> str:
         """Hex digest of the weights (or of the fitted state)."""

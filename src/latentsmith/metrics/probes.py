@@ -35,16 +35,27 @@ def _prepare(
     x, t = train.detach().flatten(1).double(), test.detach().flatten(1).double()
     if x.shape[1] != t.shape[1]:
         raise UserError(f"train is {x.shape[1]} wide and test {t.shape[1]}.")
-    mean, std = x.mean(0), x.std(0)
-    live = std > 1e-6 * std.max()  # a constant feature tells nothing and must not be blown up
-    if not live.any():
-        raise UserError("a probe is undefined: all training features are constant (collapsed).")
-    x, t = ((part[:, live] - mean[live]) / std[live] for part in (x, t))
+    live, mean, std = column_scale(x)
+    x, t = ((part[:, live] - mean) / std for part in (x, t))
     names, y = train_labels.unique(return_inverse=True)
     known = torch.searchsorted(names, test_labels.long().clamp(names[0], names[-1]))
     # A class never seen in training can only be answered wrongly: index -1 matches no prediction.
     target = torch.where(names[known] == test_labels, known, -1)
     return x.float(), y, t.float(), target, len(names)
+
+
+def column_scale(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How training features [N, D] are standardized: which columns vary (bool [D]), and those
+    columns' mean and deviation [live].
+
+    Raises:
+        UserError: none varies.
+    """
+    mean, std = x.mean(0), x.std(0)
+    live = std > 1e-6 * std.max()  # a constant feature tells nothing and must not be blown up
+    if not live.any():
+        raise UserError("a probe is undefined: all training features are constant (collapsed).")
+    return live, mean[live], std[live]
 
 
 def logistic_fit(
@@ -99,14 +110,15 @@ def predict(x: Tensor, weight: Tensor) -> Tensor:
     return (x @ weight[:-1] + weight[-1]).argmax(1)
 
 
-def _split(n: int) -> tuple[Tensor, Tensor]:
+def split(n: int) -> tuple[Tensor, Tensor]:
     """Four fifths to fit, one fifth to choose the strength: a fixed function of N."""
     order = torch.randperm(n, generator=generator("probe", n))
     return order[n // 5 :], order[: n // 5]
 
 
-def _logistic(x: Tensor, y: Tensor, classes: int) -> Tensor:
-    fit, held = _split(len(x))
+def best_logistic(x: Tensor, y: Tensor, classes: int, fit: Tensor, held: Tensor) -> Tensor:
+    """`logistic_fit` on all rows, by the strength that is best on rows ``held`` after fitting on
+    rows ``fit`` (indices)."""
     scores, weight = [], None
     for l2 in L2_GRID:
         weight = logistic_fit(x[fit], y[fit], classes, l2, weight)
@@ -116,7 +128,7 @@ def _logistic(x: Tensor, y: Tensor, classes: int) -> Tensor:
 
 
 def _ridge(x: Tensor, y: Tensor, classes: int) -> Tensor:
-    fit, held = _split(len(x))
+    fit, held = split(len(x))
     scores = [
         float((predict(x[held], ridge_fit(x[fit], y[fit], classes, l2)) == y[held]).double().mean())
         for l2 in L2_GRID
@@ -129,7 +141,8 @@ def linear_probe_per_sample(
 ) -> Tensor:
     """1.0 where the logistic probe names the test sample's class, else 0.0; [N_test]."""
     x, y, t, target, classes = _prepare(train, train_labels, test, test_labels)
-    return (predict(t, _logistic(x, y, classes)) == target).double()
+    weight = best_logistic(x, y, classes, *split(len(x)))
+    return (predict(t, weight) == target).double()
 
 
 def _majority(

@@ -22,14 +22,15 @@ from latentsmith.metrics.points import Points
 Input = Literal[
     "latents", "reference", "labels", "maps", "images", "recon", "features", "features_ref",
     "train", "train_labels", "test", "test_labels", "encode", "decode", "extract", "distance",
-    "tokens", "tokens_ref",
+    "tokens", "tokens_ref", "predicted_labels", "pixel_labels",
 ]  # fmt: skip
 """What a metric may ask for.
 
 latents [N, ...] · reference [N, D] · labels int [N] · maps: spatial latents [N, C, H, W] ·
 images, recon [N, C, H, W] in [0, 1] · features, features_ref [N, D] (generated, real) ·
 train, test [N, D] with their labels · encode, decode: callables · extract: images → features ·
-distance: (images, images) → [N] · tokens, tokens_ref [N, T, D] (a network's, its teacher's).
+distance: (images, images) → [N] · tokens, tokens_ref [N, T, D] (a network's, its teacher's) ·
+predicted_labels, pixel_labels int [N, H, W] (found, true).
 """
 
 Replicates = Callable[..., Any]

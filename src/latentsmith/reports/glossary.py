@@ -68,6 +68,8 @@ TERMS = {
     "linear_probe": Term("Linear probe", "geometry", "commonest class"),
     "ridge_probe": Term("Ridge probe", "geometry", "commonest class"),
     "knn_probe": Term("k-NN probe", "geometry", "commonest class"),
+    "mean_iou": Term("Segmentation probe, mIoU", "geometry", "commonest class"),
+    "pixel_accuracy": Term("Segmentation probe, pixel accuracy", "geometry", "commonest class"),
     "equivariance_error": Term("Equivariance error", "geometry"),
     "path_length": Term("Perceptual path length", "smoothness"),
     "path_length_variance": Term("Path speed variance", "smoothness"),

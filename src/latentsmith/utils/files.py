@@ -67,6 +67,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def move_aside(path: Path) -> Path:
+    """Rename ``path`` to the first ``<name>.old-1``, ``.old-2`` … that is free; gives that."""
+    n = 1
+    while (target := path.with_name(f"{path.name}.old-{n}")).exists():
+        n += 1
+    path.rename(target)
+    return target
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic, indented, newline-ended. NaN is refused: JSON has none."""
     with atomic_path(path) as tmp:

@@ -250,6 +250,48 @@ def test_mixed_edges_lie_between_the_two_colors():
     torch.testing.assert_close(image, red[:, None, None] * mask, atol=0.51, rtol=0)
 
 
+# ---- classes of pixels
+
+
+def naive_segments(shown, resolution):
+    """Each pixel center asked in turn, and each object in the order it is drawn."""
+    out = torch.zeros(resolution, resolution, dtype=torch.int64)
+    for row, col in itertools.product(range(resolution), repeat=2):
+        for _, it in shown.items():
+            x, y = (col + 0.5) / resolution - it.center[0], (row + 0.5) / resolution - it.center[1]
+            back = math.radians(-it.turn)
+            u, v = x * math.cos(back) - y * math.sin(back), x * math.sin(back) + y * math.cos(back)
+            point = torch.tensor([[u, v]], dtype=torch.float64) / it.radius
+            if render.OUTLINES[scene.SHAPES[it.shape]](point[:, 0], point[:, 1]) < 0:
+                out[row, col] = 1 + it.shape
+    return out
+
+
+def test_every_pixel_has_the_class_of_what_covers_its_center(scenes):
+    dataset = build(resolution=24)
+    found = dataset.segments(MANY[:24])
+    assert found.shape == (24, 24, 24) and found.dtype == torch.int64
+    assert torch.equal(found, torch.stack([naive_segments(s, 24) for s in scenes[:24]]))
+    assert dataset.segment_names[0] == "background" and len(dataset.segment_names) == 9
+    assert dataset.segment_names[1:] == list(scene.SHAPES)
+    assert found.unique().tolist() == list(range(9))
+
+
+def test_the_object_on_top_has_the_pixel():
+    """No drawn scene has one object over another; one made by hand may."""
+    below, above = item("circle", color=0), item("square", size=0, color=2)
+    shown = [Scene(3, (below, above)), Scene(3, (above, below))]
+    found, images = render.segments(shown, 64), render.render(shown, 64)
+    assert found[0, 32, 32] == 1 + scene.SHAPES.index("square")
+    assert found[1, 32, 32] == 1 + scene.SHAPES.index("circle")
+    palette = torch.tensor([(0, 0, 0), scene.COLOR_RGB[0], scene.COLOR_RGB[2]])
+    far = torch.cdist(images.flatten(2).mT.float(), palette.float()[None])  # [2, P, 3]
+    kinds = torch.tensor([0, 1, 1 + scene.SHAPES.index("square")])
+    seen = kinds[far.argmin(2)].view(2, 64, 64)
+    clear = (far.min(2).values == 0).view(2, 64, 64)  # not an antialiased edge
+    assert clear.float().mean() > 0.9 and torch.equal(found[clear], seen[clear])
+
+
 # ---- captions
 
 

@@ -15,7 +15,7 @@ from latentsmith.data.base import DATASETS, DatasetConfig, Sample, Split
 from latentsmith.data.shapes import edits, scene
 from latentsmith.data.shapes.edits import Edit, edit_scene
 from latentsmith.data.shapes.factors import factor_tensors, factor_vectors
-from latentsmith.data.shapes.render import masks, render
+from latentsmith.data.shapes.render import masks, render, segments
 from latentsmith.data.shapes.scene import Scene, draw_scene
 from latentsmith.data.shapes.texts import caption
 from latentsmith.data.streams import uniforms
@@ -77,6 +77,7 @@ class ShapesDataset:
         self.classes: list[str] | None = list(_CLASSES[cfg.label])
         self.origin = "drawn by latentsmith"
         self.image_keys = ("image", "target") if cfg.edits else ("image",)
+        self.segment_names = ["background", *scene.SHAPES]
         self._count = cfg.train_count if split == "train" else cfg.val_count
 
     def __len__(self) -> int:
@@ -123,6 +124,11 @@ class ShapesDataset:
     def masks(self, indices: Tensor | Sequence[int]) -> Tensor:
         """Coverage of each object: float32 [B, 2, R, R] in [0, 1]."""
         return masks(self.scenes(indices), self.cfg.resolution)
+
+    def segments(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Class of every pixel, background or kind of shape: int64 [B, R, R] into
+        ``segment_names``. See `latentsmith.data.shapes.render.segments`."""
+        return segments(self.scenes(indices), self.cfg.resolution)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):

@@ -149,3 +149,15 @@ def masks(scenes: Sequence[Scene], resolution: int) -> Tensor:
             rows = torch.tensor([b for b, _ in filled])
             out[rows, slot] = torch.zeros(len(filled), out.shape[2]).scatter_(1, pixels, coverage)
     return out.view(-1, 2, resolution, resolution)
+
+
+def segments(scenes: Sequence[Scene], resolution: int) -> Tensor:
+    """What lies at the center of each pixel: int64 [B, R, R], 0 the background, 1 + k the shape
+    ``SHAPES[k]``. More than half of such a pixel is covered; the object drawn last lies on top."""
+    out = torch.zeros(len(scenes), resolution, resolution, dtype=torch.int64)
+    covered = masks(scenes, resolution) > 0.5  # coverage is 1/2 - distance: inside the outline
+    for slot in range(2):
+        items = [scene.slots[slot] for scene in scenes]
+        kinds = torch.tensor([0 if item is None else 1 + item.shape for item in items])
+        out = torch.where(covered[:, slot], kinds.view(-1, 1, 1), out)
+    return out
