@@ -58,6 +58,9 @@ class TrainConfig:
     nonfinite_budget: Count = 10
     """Steps whose loss or gradient may be NaN or infinite before training stops. Each is skipped
     and its sample ids are written to nonfinite.jsonl."""
+    spike: Rate | None = 8.0
+    """Steps with a loss part so many deviations above its mean of the last 100 steps are written to
+    spikes.jsonl with their sample ids (a damaged teacher shows there); null: none are."""
 
     def __post_init__(self) -> None:
         if self.micro_batch and self.batch_size % self.micro_batch:
@@ -112,6 +115,7 @@ MAY_CHANGE = (
     "log_every",
     "trackers",
     "nonfinite_budget",
+    "spike",
 )
 """Settings a resumed run may change: its length, its cadences, and how a batch is cut to fit the
 memory (same batches, but not bit for bit the same noise). All others decide what is learnt."""

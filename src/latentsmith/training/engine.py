@@ -1,5 +1,6 @@
 """One optimiser step of every objective: accumulation, precision, clipping, guard, processes."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -83,23 +84,33 @@ class Engine:
         stepper.zero_grad()
         state.guard.before()
         parts = self._backward(stepper, micros)
-        losses, norm = torch.stack([p["loss"] for p in parts]), stepper.clip()
-        values = torch.stack((losses.sum() / len(micros), norm))
+        names, means = _means(parts)
+        norm = stepper.clip()
         # The one wait for the device in a step: whether to step must be known before stepping.
-        bad_loss, bad_norm, stopping = self.team.any(~torch.isfinite(values), bool(stop))
+        rows, stopping = self.team.gather(torch.cat((means, norm[None])), bool(stop))
+        bad_loss = not all(math.isfinite(row[0]) for row in rows)
+        bad_norm = not all(math.isfinite(row[-1]) for row in rows)
         overflow = bad_norm and not bad_loss and stepper.overflow_is_normal()
         skip = bad_loss or bad_norm
         stepper.finish(state.samples, skip=skip)
         if skip and not overflow:
-            loss_value, norm_value = values.tolist()
-            shown = {"loss": loss_value, "gradient norm": norm_value}
+            own = rows[self.team.rank]
+            shown = {"loss": own[0], "gradient norm": own[-1]}
             state.guard.skipped(stepper.name, batch, state.samples, self.team.rank, shown)
         if not skip:
             for part in parts:
                 for name, value in part.items():
                     state.meter.add(f"{stepper.name}/{name}", value, 1 / len(micros))
             state.meter.add(f"{stepper.name}/grad_norm", norm)
+            values = [dict(zip(names, row, strict=False)) for row in rows]
+            self._watch(stepper, values, batch)
         return skip, stopping
+
+    def _watch(self, stepper: Stepper, values: list[dict[str, float]], batch: Batch) -> None:
+        """Note a step whose losses stand out from those before."""
+        look, samples = self.state.spikes.look, self.state.samples
+        if warning := look(stepper.name, values, batch, samples, self.team.rank):
+            self.say(warning)
 
     def _backward(self, stepper: Stepper, micros: list[Batch]) -> list[dict[str, Tensor]]:
         """Gradients of the mean loss over micro-batches; returns each one's detached parts."""
@@ -170,3 +181,12 @@ class Engine:
         wanted = set(params)
         for param in self.state.params.values():
             param.requires_grad_(param in wanted)
+
+
+def _means(parts: list[dict[str, Tensor]]) -> tuple[list[str], Tensor]:
+    """Names of the loss parts that every micro-batch has, ``"loss"`` first, and their means over
+    micro-batches [names]."""
+    names = [n for n in parts[0] if n != "loss" and all(n in p for p in parts)]
+    names = ["loss", *names]
+    values = torch.stack([p[n] for p in parts for n in names])
+    return names, values.view(len(parts), -1).mean(0)

@@ -46,7 +46,7 @@ class Guard:
         for buffer, kept in zip(self.buffers, self._kept, strict=True):
             buffer.copy_(kept)
         self.count += 1
-        ids = _ids(batch)
+        ids = sample_ids(batch)
         record = {
             "samples": samples,
             "objective": objective,
@@ -67,7 +67,8 @@ class Guard:
             )
 
 
-def _ids(batch: Batch) -> list[Any]:
+def sample_ids(batch: Batch) -> list[Any]:
+    """The numbers of a batch's samples in their dataset. Waits for the device."""
     index = batch["index"]
     return index.tolist() if isinstance(index, Tensor) else list(index)
 

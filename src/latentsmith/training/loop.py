@@ -23,6 +23,7 @@ from latentsmith.training.guard import Guard
 from latentsmith.training.parts import check_objectives, saved_buffers, trainable
 from latentsmith.training.preflight import check_disk, summary
 from latentsmith.training.reporter import Reporter
+from latentsmith.training.spikes import Spikes
 from latentsmith.training.state import TrainState, check_conditions, conditions
 from latentsmith.training.stepper import Stepper
 from latentsmith.training.stopping import Interrupted, StopFlag, stop_on_signal
@@ -65,7 +66,8 @@ def fit(
 
     Args:
         batches: this process's part of every batch; see `BatchSource`.
-        folder: gets metrics.jsonl, nonfinite.jsonl, samples/, checkpoints/, tensorboard/.
+        folder: gets metrics.jsonl, nonfinite.jsonl, spikes.jsonl, samples/, checkpoints/,
+            tensorboard/.
         val_batch: held-out batch for validation and sample grids, the same on every process
             (each takes its part). None: no validation.
         identity: JSON-able; what else the result depends on (model and loss settings, digests of
@@ -105,6 +107,7 @@ class Loop:
             steppers=[Stepper(o, cfg, team.device) for o in self.objectives],
             ema=EMA(params, cfg.ema) if cfg.ema else None,
             guard=Guard(folder / "nonfinite.jsonl", cfg.nonfinite_budget, floats),
+            spikes=Spikes(folder / "spikes.jsonl", cfg.spike),
         )
         self.report = Reporter(folder, team)
         self.engine = Engine(task, cfg, team, self.state, self.report.say)
@@ -168,7 +171,8 @@ class Loop:
         check_disk(self.root, one, keep, present=len(checkpoint.listed(self.root)))
         # From the start nothing stands, not even the validation at 0 samples of a run that died.
         truncate_records(self.folder / "metrics.jsonl", state.samples or -1)
-        truncate_records(state.guard.file, state.samples - 1)  # these name the start of a step
+        for file in (state.guard.file, state.spikes.file):
+            truncate_records(file, state.samples - 1)  # these name the start of a step
         for line in summary(self.task, self.objectives, self.cfg, self.team, state.samples):
             self.report.say(line)
 

@@ -1,6 +1,7 @@
 """Which parts of a task train, which are frozen, which are saved."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def check_objectives(task: Task) -> list[Objective]:
                 f"trainable weights must be float32 (precision=bf16|fp16 is autocast only), but "
                 f"{', '.join(low[:3])}{' …' if len(low) > 3 else ''}: load the model in float32"
             )
-        objectives.append(Objective(o.name, params, o.lr_scale, o.starts_at))
+        objectives.append(replace(o, params=params))
     owned = {p for o in objectives for p in o.params}
     orphans = [name for name, p in trainable(task).items() if p not in owned]
     if orphans:

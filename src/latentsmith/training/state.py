@@ -17,6 +17,7 @@ from latentsmith.training.ema import EMA
 from latentsmith.training.guard import Guard
 from latentsmith.training.metering import Meter
 from latentsmith.training.optim import load_optimizer_tensors, optimizer_tensors
+from latentsmith.training.spikes import Spikes
 from latentsmith.training.stepper import Stepper
 
 
@@ -43,6 +44,7 @@ class TrainState:
     steppers: list[Stepper]
     ema: EMA | None
     guard: Guard
+    spikes: Spikes
     conditions: dict[str, Any] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
     samples: int = 0
@@ -79,6 +81,7 @@ class TrainState:
             "ema_updates": self.ema.updates if self.ema is not None else None,
             "scalers": {s.name: s.scaler.state_dict() for s in self.steppers if s.scaler},
             "nonfinite": self.guard.count,
+            "spikes": self.spikes.state(),
             "meter": self.meter.state(),
             "last": {name: repr(value) for name, value in self.last.items()},
             "torch": torch.__version__,
@@ -108,6 +111,7 @@ class TrainState:
         self.meter.load(scalars["meter"], device)
         self.samples, self.steps = scalars["samples"], scalars["steps"]
         self.seconds, self.guard.count = scalars["seconds"], scalars["nonfinite"]
+        self.spikes.load(scalars.get("spikes", {}))
         self.last = {name: float(value) for name, value in scalars["last"].items()}
 
 

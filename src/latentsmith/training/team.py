@@ -59,16 +59,18 @@ class Team:
         """``module`` behind DDP when there are several processes. Gradients become MEANS."""
         return self.accelerator.prepare_model(module) if self.world_size > 1 else module
 
-    def any(self, flags: Tensor, own: bool) -> list[bool]:
-        """ "True on any process", for each of bool ``flags`` [n] and, last, ``own``.
+    def gather(self, values: Tensor, own: bool) -> tuple[list[list[float]], bool]:
+        """Float ``values`` [n] of every process, by rank; and whether ``own`` is true on any.
 
         One device synchronisation, whether there are others or not.
         """
         if self.world_size == 1:
-            return [*flags.tolist(), own]
-        counts = torch.cat((flags, flags.new_full((1,), own))).to(torch.float32)
-        dist.all_reduce(counts, op=dist.ReduceOp.MAX)
-        return (counts > 0).tolist()
+            return [values.tolist()], own
+        row = torch.cat((values, values.new_full((1,), own)))
+        rows = [torch.empty_like(row) for _ in range(self.world_size)]
+        dist.all_gather(rows, row)
+        *values_of, flags = torch.stack(rows, dim=1).tolist()
+        return [list(row) for row in zip(*values_of, strict=True)], any(flags)
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over processes of float ``values``."""

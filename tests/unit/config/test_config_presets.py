@@ -39,6 +39,7 @@ def kinds() -> list[tuple[str, str]]:
         if setting.registry is not None and not setting.mapping
         for entry in setting.registry
         if not any(s.required for s in settings_of(entry.config).values())
+        and (name != "teacher" or entry.config.gives_tokens)  # others are refused, tested there
     ]
 
 

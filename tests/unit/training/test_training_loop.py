@@ -270,6 +270,12 @@ def test_fp16_overflow_is_the_scalers_business_not_the_budgets(tmp_path):
 # ---- non-finite guard ---------------------------------------------------------------------------
 
 
+def test_a_nan_loss_in_fp16_is_no_overflow(tmp_path):
+    toy_fit("plain", tmp_path, poison=(28,), precision="fp16")
+    line = json.loads((tmp_path / "nonfinite.jsonl").read_text())
+    assert line["samples"] == 0 and line["loss"] == "nan"
+
+
 def test_a_nan_batch_is_skipped_and_its_samples_are_written_down(tmp_path):
     poison = (28, 29)  # sample 28 comes at position 4, 29 at 59: steps 1 and 8
     task, result = toy_fit("norm", tmp_path, poison=poison, ema=0.9)

@@ -99,6 +99,15 @@ class Steep(Denoiser):
         return {"loss": super().forward(objective, batch, ctx)["loss"] * 100}
 
 
+class OddOne(Denoiser):
+    """In one step after 120 the second of several processes sees a loss that stands out."""
+
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        parts = super().forward(objective, batch, ctx)
+        odd = 10.0 * (ctx.rank == 1 and ctx.samples_seen == 960)
+        return parts | {"rmse": parts["rmse"] + odd}
+
+
 class Adversarial(Task):
     """Two objectives on one batch; the discriminator joins at 16 samples."""
 
@@ -135,6 +144,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "plain": lambda: Denoiser(noise=False),
     "norm": lambda: Denoiser(norm=True),
     "steep": Steep,
+    "odd one": OddOne,
     "adversarial": Adversarial,
 }
 
