@@ -69,6 +69,19 @@ def test_pad_and_counts(tmp_path, small):
     assert train.images[:, :, :2].max() == 0 and train.labels.tolist() == [0, 1, 2]
 
 
+def test_scattered_images_are_another_dataset(tmp_path, small):
+    folder = write_all(tmp_path / "mine", small)
+    plain = FashionMNISTConfig(folder=folder).build("train", tmp_path)
+    few = FashionMNISTConfig(folder=folder, scatter=32, train_count=3).build("train", tmp_path)
+    every = FashionMNISTConfig(folder=folder, scatter=32).build("train", tmp_path)
+    assert few.images.shape == (3, 1, 32, 32)
+    assert few.name == "fashion_mnist_scattered/train" != plain.name
+    assert torch.equal(few.images, every.images[:3])
+    assert torch.equal(every.labels, plain.labels)
+    with pytest.raises(ValueError, match="set one of them"):
+        FashionMNISTConfig(folder=folder, scatter=32, pad=2)
+
+
 def test_debians_installed_package_comes_before_the_rest(tmp_path, small):
     write_all(sources.DEBIAN_FOLDER, small)
     train = FashionMNISTConfig().build("train", tmp_path / "cache")

@@ -9,7 +9,11 @@ from latentsmith.config.schema import schema
 from latentsmith.data.base import DATASETS, DatasetConfig, Split
 from latentsmith.data.fashion_mnist.sources import find
 from latentsmith.data.memory import MemoryDataset
+from latentsmith.data.scatter import scatter
 from latentsmith.data.transforms import pad
+
+SMALLEST = 16
+"""Least size of scattered images, in pixels."""
 
 CLASSES = [
     "T-shirt/top",
@@ -40,21 +44,34 @@ class FashionMNISTConfig(DatasetConfig):
     """Folder with the four IDX files (.gz or not). When given, no other source is tried."""
     pad: Annotated[int, Field(ge=0)] = 0
     """Black pixels added on every side: 2 gives 32x32."""
+    scatter: Annotated[int, Field(ge=28)] | None = None
+    """Side of a black square on which each image lies at a place and a size (16 to 28) of its own,
+    half of them mirrored: a task in which position alone tells nothing. None: as they are."""
     train_count: Annotated[int, Field(ge=1, le=60_000)] | None = None
     """Use only the first so many training images (they are in random order). None: all."""
     val_count: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Use only the first so many validation images. None: all."""
 
+    def __post_init__(self) -> None:
+        if self.scatter is not None and self.pad:
+            raise ValueError("scatter and pad both say how large the images are: set one of them")
+
     def build(self, split: Split, cache: Path) -> MemoryDataset:
-        """Images uint8 [N, 1, 28 + 2 pad, 28 + 2 pad], labels 0…9.
+        """Images uint8 [N, 1, S, S] with S = 28 + 2 pad or ``scatter``, labels 0…9.
 
         Raises UserError naming every source and why it failed."""
         images, labels, origin = find(split, self.folder, cache)
         count = self.train_count if split == "train" else self.val_count
+        name, images = f"fashion_mnist/{split}", images[:count, None]
+        if self.scatter is None:
+            images = pad(images, self.pad)
+        else:
+            images = scatter(images, self.scatter, SMALLEST, name=name)
+            name = f"fashion_mnist_scattered/{split}"
         return MemoryDataset(
-            pad(images[:count, None], self.pad),
+            images,
             labels[:count],
-            name=f"fashion_mnist/{split}",
+            name=name,
             classes=CLASSES,
             origin=origin,
         )
