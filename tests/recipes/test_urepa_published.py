@@ -55,7 +55,7 @@ def aligned(places, tmp_path_factory):
 
 def test_it_runs_from_the_hubs_format_and_reports(aligned):
     report = json.loads((aligned / "report.json").read_text())
-    assert set(report["measurements"]) == {"base", "unaligned", "aligned"}
+    assert set(report["measurements"]) == {"base", "unaligned", "aligned", "teacher"}
     counts = json.loads((aligned / "stages/aligned.json").read_text())["summary"]["parameters"]
     assert counts["lora"] == counts["trainable"] > 0
     assert counts["head"] == 48 * 16 + 16 + 16 * 16  # as 1280 → 1024 → 1024, last without bias

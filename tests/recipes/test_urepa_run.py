@@ -58,7 +58,7 @@ def test_run_leaves_what_a_user_looks_for(smoke):
 def test_report_compares_three_networks_with_stamps(smoke):
     assert_self_contained((smoke / "report.html").read_text())
     report = json.loads((smoke / "report.json").read_text())
-    assert set(report["measurements"]) == {"base", "unaligned", "aligned"}
+    assert set(report["measurements"]) == {"base", "unaligned", "aligned", "teacher"}
     required = [t["name"] for t in report["targets"] if t["required"]]
     assert required == [
         "tokens: cosine with the teacher's",
@@ -77,6 +77,8 @@ def test_report_compares_three_networks_with_stamps(smoke):
     assert detail["arm"] == "aligned"
     assert detail["time"] == 0.1
     assert detail["tap"] == "mid"
+    ceiling = {m["name"] for m in report["measurements"]["teacher"]}
+    assert ceiling == {"linear_probe_teacher", "knn_probe_teacher"}
     base = {m["name"] for m in report["measurements"]["base"]}
     assert "token_cosine_linear_t0.1" in base
     assert "token_cosine_head_t0.1" not in base

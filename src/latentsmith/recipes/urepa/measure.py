@@ -65,6 +65,29 @@ class Measurer:
             card.extend(self._features(generator, arm, t))
         return card.extend(self._generation(generator, arm))
 
+    def teacher_card(self) -> LatentCard:
+        """What the teacher's own tokens tell: what alignment could reach at best."""
+        card, e = LatentCard(), self.cfg.evaluate
+        known, seen = self.inputs.probed(e.batch_size), self.inputs.measured(e.batch_size).epoch()
+        parts = [[self._told(batch) for batch in batches] for batches in (known, seen)]
+        if not all("label" in batch for batch in known):
+            return card
+        (a, b), (c, d) = (map(torch.cat, zip(*part, strict=True)) for part in parts)
+        stamp = Stamp(
+            data=self.inputs.val.name,
+            count=len(c),
+            detail={"arm": TEACHER, "teacher": self._teacher},
+        )
+        for probe in ("linear_probe", "knn_probe"):
+            card.add(probe, a, b, c, d, stamp=stamp, label=TEACHER, resamples=e.resamples)
+        return card
+
+    @staticmethod
+    def _told(batch: Batch) -> tuple[Tensor, Tensor]:
+        """The teacher's mean token [B, D] and the labels [B] of a batch."""
+        tokens = batch[f"{TEACHER}/tokens"].float().mean(1)
+        return tokens, batch.get("label", torch.zeros(len(tokens)))
+
     # Features -------------------------------------------------------------------------------------
 
     def _features(self, generator: LatentGenerator, arm: str, t: float) -> LatentCard:

@@ -21,6 +21,8 @@ from latentsmith.reports.verdicts import above_baseline, within_percent
 from latentsmith.training.trackers import read_metrics
 
 BASE, UNALIGNED, ALIGNED = "base", "unaligned", "aligned"
+TEACHER = "teacher"
+"""Under this name the teacher's own probes stand beside the networks'."""
 
 TOLERANCE = 2.0
 """Per cent of the control's Fréchet distance that alignment may cost."""
@@ -42,17 +44,17 @@ def write(cfg: UREPAConfig, run: Run) -> Path:
     """Write ``report.html`` and ``report.json`` of a measured run and print the verdict; returns
     the page."""
     cards = {arm: load_card(run.path / "measurements" / arm) for arm in arms(cfg)}
-    report = build(cfg, run, cards)
+    report = build(cfg, run, cards, load_card(run.path / "measurements" / TEACHER))
     page = write_report(run.path, report)
     print_verdict(report, page)
     return page
 
 
-def build(cfg: UREPAConfig, run: Run, cards: Cards) -> Report:
-    """The report's content from every arm's card."""
+def build(cfg: UREPAConfig, run: Run, cards: Cards, teacher: LatentCard) -> Report:
+    """The report's content from every arm's card, and the teacher's own."""
     sections = [
         _alignment(cfg, cards),
-        _features(cards),
+        _features(cards, teacher),
         _generation(cfg, cards),
         _training(cfg, run),
     ]
@@ -63,7 +65,7 @@ def build(cfg: UREPAConfig, run: Run, cards: Cards) -> Report:
         lead=_lead(cfg, cards),
         targets=targets(cfg, cards),
         sections=[section for section in sections if section is not None],
-        measurements={arm: list(card) for arm, card in cards.items()},
+        measurements={arm: list(c) for arm, c in (cards | {TEACHER: teacher}).items() if list(c)},
         config=to_dict(cfg),
         manifest=run.manifest,
         run=str(run.path),
@@ -205,13 +207,16 @@ def _alignment(cfg: UREPAConfig, cards: Cards) -> Section:
     return Section("Alignment", text, [table])
 
 
-def _features(cards: Cards) -> Section | None:
-    """Probes over noise levels."""
+_PROBES = {"linear_probe": "linear probe", "knn_probe": "k-NN probe"}
+
+
+def _features(cards: Cards, teacher: LatentCard) -> Section | None:
+    """Probes over noise levels, and what the teacher reaches."""
     names = _names(cards, "linear_probe", "knn_probe")
     if not names:
         return None
     panels: dict[str, Any] = {}
-    for metric, title in (("linear_probe", "linear probe"), ("knn_probe", "k-NN probe")):
+    for metric, title in _PROBES.items():
         lines = {}
         for arm, card in cards.items():
             points = [(t, m.value) for t, n in measured_times(card, metric) if (m := card.get(n))]
@@ -219,7 +224,9 @@ def _features(cards: Cards) -> Section | None:
         panels[title] = lines
     figure = curves(panels, caption="Accuracy by noise level.", x_label="noise level t")
     table = Table(["measurement", *cards], _rows(cards, names), "Probes on mean-pooled features.")
-    return Section("Features", "", [figure, table])
+    told = [f"{_PROBES[m.metric]} {m.value:.1%}" for m in teacher if m.metric in _PROBES]
+    text = f"The teacher's own tokens, mean-pooled: {', '.join(told)}." if told else ""
+    return Section("Features", text, [figure, table])
 
 
 def _generation(cfg: UREPAConfig, cards: Cards) -> Section:

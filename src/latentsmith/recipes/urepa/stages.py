@@ -15,7 +15,7 @@ from latentsmith.recipes.urepa.config import UREPAConfig
 from latentsmith.recipes.urepa.inputs import Inputs
 from latentsmith.recipes.urepa.measure import Measurer
 from latentsmith.recipes.urepa.pretrain import pretrain_autoencoder
-from latentsmith.recipes.urepa.report import ALIGNED, BASE, UNALIGNED, arms, write
+from latentsmith.recipes.urepa.report import ALIGNED, BASE, TEACHER, UNALIGNED, arms, write
 from latentsmith.recipes.urepa.training import Networks
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.training.team import Team
@@ -131,6 +131,8 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             measurer = Measurer(self.cfg, self.inputs(run), self.team)
+            ceiling = measurer.teacher_card()
+            self.team.on_main(partial(save_card, ceiling, run.folder("measurements") / TEACHER))
             for arm in arms(self.cfg):
                 generator = self._arm(run, arm)
                 card = measurer.card(generator, arm)
