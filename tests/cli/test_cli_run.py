@@ -49,7 +49,7 @@ def closing(run: Run) -> None:
 
 def test_a_run_ends_early_and_goes_on_later(monkeypatch):
     stages = ToyConfig.stages
-    page = Stage("page", "write a page", closing, closing=True)
+    page = Stage("page", "write a page", closing, closing="pretrain")
     monkeypatch.setattr(ToyConfig, "stages", lambda self: [*stages(self), page])
     assert main(["run", "toy", "scale=smoke", "--until", "pretrain"]) == 0
     run = Run.load("runs/toy/smoke")
@@ -57,6 +57,16 @@ def test_a_run_ends_early_and_goes_on_later(monkeypatch):
     assert (run.path / "page.txt").is_file(), "a closing stage runs all the same"
     assert main(["run", "toy", "scale=smoke"]) == 0
     assert drives(run.path) == ["pretrain", "finetune"] and run.finished
+
+
+def test_a_report_waits_until_there_is_something_to_report(monkeypatch):
+    stages = ToyConfig.stages
+    page = Stage("page", "write a page", closing, closing="finetune")
+    monkeypatch.setattr(ToyConfig, "stages", lambda self: [*stages(self), page])
+    assert main(["run", "toy", "scale=smoke", "--until", "pretrain"]) == 0
+    assert not Path("runs/toy/smoke/page.txt").exists()
+    assert main(["run", "toy", "scale=smoke", "--until", "finetune"]) == 0
+    assert Path("runs/toy/smoke/page.txt").is_file()
 
 
 def test_until_an_unknown_stage_runs_nothing(capsys):

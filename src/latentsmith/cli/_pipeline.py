@@ -52,7 +52,8 @@ def add_until(parser: argparse.ArgumentParser) -> None:
 
 
 def up_to(stages: "list[Stage]", until: str | None) -> "list[Stage]":
-    """The stages through ``until`` and the closing ones; all without it. Raises UserError."""
+    """The stages through ``until`` and those that close what is there by then; all without it.
+    Raises UserError."""
     from latentsmith.errors import UserError, nearest
 
     if until is None:
@@ -61,7 +62,8 @@ def up_to(stages: "list[Stage]", until: str | None) -> "list[Stage]":
     if until not in names:
         raise UserError(f"--until {until}: no such stage. {nearest(until, names)}")
     last = names.index(until)
-    return [stage for n, stage in enumerate(stages) if n <= last or stage.closing]
+    reached = names[: last + 1]
+    return [s for n, s in enumerate(stages) if n <= last or s.closing in reached]
 
 
 def prepare() -> None:

@@ -21,8 +21,9 @@ class Stage:
     name: str
     help: str
     run: Callable[["Run"], None]
-    closing: bool = False
-    """Also run when the run ends early (``--until``): a report of what is there."""
+    closing: str = ""
+    """Also run when the run ends early (``--until``), at this stage or after it: a report of what
+    is there."""
 
 
 @schema

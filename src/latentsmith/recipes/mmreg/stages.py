@@ -54,7 +54,7 @@ def stages(cfg: MMRegConfig) -> list[Stage]:
             Stage(f"generator-{arm}", f"train a generator on {arm} latents", work)
             for arm, work in zip(ARMS, (line.generate_baseline, line.generate_other), strict=True)
         ),
-        Stage("report", "write the go/no-go report", line.report, closing=True),
+        Stage("report", "write the go/no-go report", line.report, closing="measure"),
     ]
 
 

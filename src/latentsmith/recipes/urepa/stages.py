@@ -38,7 +38,7 @@ def stages(cfg: UREPAConfig) -> list[Stage]:
         *([control] if cfg.has_control else []),
         Stage(ALIGNED, "adapt with alignment", partial(line.adapt, name=ALIGNED)),
         Stage("measure", "measure features and generated images", line.measure),
-        Stage("report", "write the report", line.report, closing=True),
+        Stage("report", "write the report", line.report, closing="measure"),
     ]
 
 
