@@ -92,6 +92,17 @@ def test_a_sweep_over_scopes_shares_the_pipeline(tmp_path, monkeypatch, capsys):
     assert len(folders) == 2 + 2 + 2 + 1
 
 
+def test_seeds_share_the_pipeline(tmp_path, monkeypatch):
+    """As a published pipeline does not depend on the run's seed either."""
+    monkeypatch.setenv("LATENTSMITH_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "sweep"
+    words = ["scale=smoke", "experiment=head_only", "evaluate.times=[0.2]", "seed=0,1"]
+    assert main(["sweep", "urepa", *words, "--out", str(out)]) == 0
+    folders = [p for p in (out / "shared").iterdir() if (p / "metrics.jsonl").is_file()]
+    assert len(folders) == 1 + 1 + 2  # autoencoder, U-Net, a head for each seed
+    assert "| 2 |" in (out / "table.md").read_text()
+
+
 def test_doctor_knows_what_it_needs(capsys):
     main(["doctor", "urepa"])
     text = capsys.readouterr().out

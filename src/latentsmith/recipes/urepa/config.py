@@ -50,7 +50,11 @@ class UNetDiffusionConfig(DiffusionConfig):
 
 @schema
 class PretrainConfig:
-    """Make a small pipeline first, where no published one fits: autoencoder, then U-Net."""
+    """Make a small pipeline first, where no published one fits: autoencoder, then U-Net.
+
+    The run's seed does not reach it: like a published one it is given, and runs that differ in
+    their seed share it.
+    """
 
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Objective of the autoencoder."""

@@ -2,7 +2,7 @@
 on its latents, saved as diffusers lays a pipeline out."""
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from latentsmith.data.subset import subset
 from latentsmith.diffusion.scheduler import save_scheduler
 from latentsmith.losses.perceptual import load_lpips
 from latentsmith.recipes.urepa.config import PretrainConfig, UREPAConfig
-from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import FitResult, fit
 from latentsmith.training.team import Team
 from latentsmith.utils.files import atomic_folder
@@ -30,7 +29,7 @@ def pretrain_autoencoder(cfg: UREPAConfig, images: Splits, team: Team, run: Run)
     """Train and save the autoencoder; the stage's summary."""
     assert cfg.pretrain is not None
     section, autoencoder = cfg.pretrain, cfg.autoencoder.build()
-    train = seeded(section.autoencoder, cfg.seed)
+    train = section.autoencoder
     identity = {
         "start": autoencoder.digest(),
         "objective": asdict(section.objective),
@@ -77,11 +76,6 @@ def save_pipeline(network: SDUNet, autoencoder: KLAutoencoder, folder: Path) -> 
         autoencoder.save_pretrained(tmp / "vae")
     log.info("saved the pipeline to %s", folder)
     return folder
-
-
-def seeded(train: TrainConfig, seed: int) -> TrainConfig:
-    """The training under the run's seed."""
-    return replace(train, seed=train.seed + seed)
 
 
 def averaged(result: FitResult, work: Any) -> None:

@@ -14,7 +14,7 @@ from latentsmith.diffusion.config import DiffusionConfig
 from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.recipes.urepa.config import UREPAConfig
 from latentsmith.recipes.urepa.inputs import Inputs
-from latentsmith.recipes.urepa.pretrain import averaged, save_pipeline, seeded, summary
+from latentsmith.recipes.urepa.pretrain import averaged, save_pipeline, summary
 from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
 from latentsmith.sampling.pairing import Pairing
 from latentsmith.training.config import TrainConfig
@@ -76,7 +76,8 @@ class Networks:
         """Train one arm and save it as a generator; the stage's summary."""
         network = self.build(self.cfg.unet)
         diffusion = self.cfg.diffusion.of(network, aligned=aligned)
-        trained = self._train(run, name, network, diffusion, self.cfg.train)
+        train = replace(self.cfg.train, seed=self.cfg.train.seed + self.cfg.seed)
+        trained = self._train(run, name, network, diffusion, train)
         folder, result = trained.place / "generator", trained.result
         if self.inputs.team.is_main:
             facts = {"samples": result.samples, "ema": result.ema is not None, "arm": name}
@@ -96,7 +97,7 @@ class Networks:
         diffusion: DiffusionConfig,
         train: TrainConfig,
     ) -> "_Trained":
-        inputs, train = self.inputs, seeded(train, self.cfg.seed)
+        inputs = self.inputs
         task = DiffusionTask(
             network,
             diffusion,
