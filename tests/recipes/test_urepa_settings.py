@@ -77,6 +77,12 @@ def test_track_b_is_the_paper_with_all_images():
     assert b.unet == a.unet
 
 
+def test_laptop_takes_a_users_folder():
+    words = ["scale=laptop", "data=image_folder", "data.folder=photos", "transform.channels=3"]
+    config = compose("urepa", [*words, "autoencoder.in_channels=3", "transform.resolution=64"])
+    assert config.data.kind == "image_folder"
+
+
 def test_a_sweep_over_scopes_shares_the_pipeline(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LATENTSMITH_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "sweep"
