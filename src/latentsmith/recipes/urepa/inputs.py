@@ -1,5 +1,6 @@
 """What is computed once: latents, teacher tokens and texts, of the training and held-out images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -149,13 +150,14 @@ class Inputs(Splits):
         """Every held-out sample once, in order."""
         return self._reader(self.held_out, batch_size)
 
-    def probed(self, batch_size: int) -> list[Batch]:
-        """The training samples that probes learn from, batch by batch."""
+    def probed(self, batch_size: int) -> Iterator[Batch]:
+        """The training samples that probes learn from, batch by batch: all at once, teacher tokens
+        do not fit in memory."""
         caches, subset = self.training, self.probe
         rows = subset.indices if isinstance(subset, Subset) else torch.arange(len(subset))
         readable = self._reader(caches, batch_size).joined.readable
         rows = rows[torch.isin(rows, readable)]
-        return [self._rows(caches, part) for part in rows.split(batch_size)]
+        return (self._rows(caches, part) for part in rows.split(batch_size))
 
     def _rows(self, caches: Caches, rows: Tensor) -> Batch:
         latents, tokens = caches.latents, caches.tokens

@@ -68,25 +68,21 @@ class Measurer:
     def teacher_card(self) -> LatentCard:
         """What the teacher's own tokens tell: what alignment could reach at best."""
         card, e = LatentCard(), self.cfg.evaluate
-        known, seen = self.inputs.probed(e.batch_size), self.inputs.measured(e.batch_size).epoch()
-        parts = [[self._told(batch) for batch in batches] for batches in (known, seen)]
-        if not all("label" in batch for batch in known):
+        if self.inputs.train.classes is None:
             return card
-        (a, b), (c, d) = (map(torch.cat, zip(*part, strict=True)) for part in parts)
-        stamp = Stamp(
-            data=self.inputs.val.name,
-            count=len(c),
-            detail={"arm": TEACHER, "teacher": self._teacher},
-        )
+        known = [self._told(batch) for batch in self.inputs.probed(e.batch_size)]
+        seen = [self._told(batch) for batch in self.inputs.measured(e.batch_size).epoch()]
+        given = [torch.cat(parts) for rows in (known, seen) for parts in zip(*rows, strict=True)]
+        detail = {"arm": TEACHER, "teacher": self._teacher}
+        stamp = Stamp(data=self.inputs.val.name, count=len(given[2]), detail=detail)
         for probe in ("linear_probe", "knn_probe"):
-            card.add(probe, a, b, c, d, stamp=stamp, label=TEACHER, resamples=e.resamples)
+            card.add(probe, *given, stamp=stamp, label=TEACHER, resamples=e.resamples)
         return card
 
     @staticmethod
     def _told(batch: Batch) -> tuple[Tensor, Tensor]:
-        """The teacher's mean token [B, D] and the labels [B] of a batch."""
-        tokens = batch[f"{TEACHER}/tokens"].float().mean(1)
-        return tokens, batch.get("label", torch.zeros(len(tokens)))
+        """The teacher's mean token [B, D] and the label [B] of each image of a batch."""
+        return batch[f"{TEACHER}/tokens"].float().mean(1), batch["label"]
 
     # Features -------------------------------------------------------------------------------------
 
