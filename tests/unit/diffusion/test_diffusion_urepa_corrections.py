@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from toy_denoising import CLASSES, SHAPE, TEACHER, ToyBackboneConfig, latents, normalizer
 
+from helpers.tiny_models import WEAK, tiny_dinov2
 from latentsmith.diffusion.align import AlignmentConfig
 from latentsmith.diffusion.config import DiffusionConfig
 from latentsmith.diffusion.objective import denoising_losses, target_of
 from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.diffusion.vp import VPPathConfig
+from latentsmith.encoders.dinov2 import DinoV2Config
 from latentsmith.errors import UserError
 from latentsmith.losses.manifold import ManifoldConfig, image_relations
 from latentsmith.stores.features import pool_tokens
@@ -52,6 +54,23 @@ def test_patch_tokens_keep_their_place():
 def test_nothing_is_pooled_where_the_teacher_has_the_grid_already():
     tokens = raster(16)
     assert pool_tokens(tokens, (16, 16), (16, 16)) is tokens  # 224 pixels: 16 patches of 14
+
+
+@pytest.mark.parametrize(("side", "grid"), [(518, 37), (224, 16)])
+def test_transformers_dinov2_has_its_tokens_where_the_image_has_its_patches(tmp_path, side, grid):
+    """Light one patch of 14 pixels: the token that changes is its own, in raster order after the
+    class token, and after averaging to 16 x 16 its cell is the one it lies in."""
+    source = tiny_dinov2(tmp_path, image_size=side, scale=WEAK)
+    encoder = DinoV2Config(source=source, resolution=side).build()
+    assert encoder.grid == (grid, grid)
+    dark = torch.zeros(1, 3, side, side)
+    row, column = grid // 3, grid - 2
+    lit = dark.clone()
+    lit[:, :, 14 * row : 14 * row + 14, 14 * column : 14 * column + 14] = 1
+    change = encoder(lit).tokens - encoder(dark).tokens
+    assert int(change[0].norm(dim=1).argmax()) == row * grid + column
+    cells = pool_tokens(change, (grid, grid), (16, 16))[0].norm(dim=1)
+    assert divmod(int(cells.argmax()), 16) == (row * 16 // grid, column * 16 // grid)
 
 
 def test_a_noise_network_is_judged_on_v_by_what_it_means():
