@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.tiny_models import tiny_clip_text, tiny_t5
+from helpers.tiny_models import tiny_clip_text, tiny_sdxl_text, tiny_t5
 from latentsmith.encoders.text import TEXT_ENCODERS, TextEncoder
 from latentsmith.errors import UserError
 
@@ -19,6 +19,8 @@ def make(name: str, folder: Path, **settings) -> TextEncoder:
         return config(**({"length": 12} | settings)).build()
     if name == "clip_text":
         return config(source=tiny_clip_text(folder), **settings).build()
+    if name == "sdxl_text":
+        return config(source=tiny_sdxl_text(folder), **settings).build()
     if name == "t5":
         return config(source=tiny_t5(folder), **({"length": 12} | settings)).build()
     raise AssertionError(f"text encoder {name!r} is new: say here how to make a tiny one")

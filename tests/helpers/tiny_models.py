@@ -109,6 +109,14 @@ def tiny_clip_text(folder: Path, *, projection: bool = True, length: int = 12) -
     return str(folder)
 
 
+def tiny_sdxl_text(folder: Path, length: int = 12) -> str:
+    """Save the text towers of an SDXL pipeline, as `tiny_clip_text`: sequence of 32, pooled 8."""
+    for model, tokenizer in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
+        tiny_clip_text(folder / model, projection=model.endswith("2"), length=length)
+        tiny_tokenizer(folder / tokenizer, begin="[BOS]", length=length)
+    return str(folder)
+
+
 def tiny_t5(folder: Path) -> str:
     """Save a one-layer T5 encoder of width 16 with a word tokenizer."""
     from transformers import T5Config, T5EncoderModel

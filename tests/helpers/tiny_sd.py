@@ -1,7 +1,6 @@
 """Tiny, real Stable Diffusion pipelines, written by ``save_pretrained``: every code path of the
 full-size ones without a network. Swapping in hub ids changes settings only."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +8,10 @@ import torch
 
 TinySD = Literal["sd15", "sd21", "sdxl"]
 
-TEXT_WIDTH = 24
+TEXT_WIDTH, SECOND_WIDTH = 24, 16
 """Width of the text model; SDXL's second is 16 wide and gives the pooled embedding."""
+SECOND_PAD = "-"
+"""What SDXL's second tokenizer pads with: as the published one's '!', no end of text."""
 TEXT_LENGTH = 20
 """A token a letter: 'a photo of a cat' is 14, begin and end included."""
 SIDE = 16
@@ -38,10 +39,10 @@ UNETS: dict[TinySD, dict[str, Any]] = {
         "transformer_layers_per_block": [1, 2, 10],
         "attention_head_dim": [1, 2, 4],
         "use_linear_projection": True,
-        "cross_attention_dim": TEXT_WIDTH + 16,
+        "cross_attention_dim": TEXT_WIDTH + SECOND_WIDTH,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 6 * 8 + 16,
+        "projection_class_embeddings_input_dim": 6 * 8 + SECOND_WIDTH,
     },
 }
 """Entries of the U-Nets' configs: 0.5 to 1.1 M weights."""
@@ -60,8 +61,8 @@ def tiny_unet(kind: TinySD = "sd15", seed: int = 0) -> Any:
 
 
 def tiny_sd(folder: Path, kind: TinySD = "sd15", *, seed: int = 0) -> str:
-    """Save a pipeline: U-Net, scheduler, autoencoder, CLIP text model and tokenizer; of ``sdxl``
-    U-Net, scheduler and autoencoder only.
+    """Save a pipeline: U-Net, scheduler, autoencoder, CLIP text model and tokenizer, of ``sdxl``
+    two of the latter.
 
     The scheduler's class and settings are those of the published pipelines: sd15 PNDM (noise),
     sd21 DDIM (v), sdxl Euler (noise).
@@ -69,20 +70,20 @@ def tiny_sd(folder: Path, kind: TinySD = "sd15", *, seed: int = 0) -> str:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
         StableDiffusionPipeline,
     )
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+        StableDiffusionXLPipeline,
+    )
 
     folder = Path(folder)
     parts = {"unet": tiny_unet(kind, seed), "vae": _autoencoder(), "scheduler": _scheduler(kind)}
+    parts |= {"text_encoder": _text_model(), "tokenizer": _tokenizer()}
     if kind == "sdxl":
-        for name, part in parts.items():
-            part.save_pretrained(folder / name)
-        (folder / "model_index.json").write_text(
-            json.dumps({"_class_name": "StableDiffusionXLPipeline"})
-        )
+        parts |= {"text_encoder": _text_model(layers=2), "text_encoder_2": _second_text_model()}
+        parts["tokenizer_2"] = _tokenizer(pad_token=SECOND_PAD)
+        StableDiffusionXLPipeline(**parts, add_watermarker=False).save_pretrained(folder)
         return str(folder)
     pipeline = StableDiffusionPipeline(
         **parts,
-        text_encoder=_text_model(),
-        tokenizer=_tokenizer(),
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
@@ -151,23 +152,37 @@ def _autoencoder() -> Any:
     return model.eval()
 
 
-def _text_model() -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def _text_config(width: int, layers: int) -> Any:
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=len(_vocabulary()),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        projection_dim=SECOND_WIDTH,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=_vocabulary()["<|startoftext|>"],
+        eos_token_id=_vocabulary()["<|endoftext|>"],
+        pad_token_id=_vocabulary()["<|endoftext|>"],
+    )
+
+
+def _text_model(layers: int = 1) -> Any:
+    from transformers import CLIPTextModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = CLIPTextConfig(
-            vocab_size=len(_vocabulary()),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=TEXT_LENGTH,
-            bos_token_id=_vocabulary()["<|startoftext|>"],
-            eos_token_id=_vocabulary()["<|endoftext|>"],
-            pad_token_id=_vocabulary()["<|endoftext|>"],
-        )
-        return CLIPTextModel(config).eval()
+        return CLIPTextModel(_text_config(TEXT_WIDTH, layers)).eval()
+
+
+def _second_text_model() -> Any:
+    from transformers import CLIPTextModelWithProjection
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return CLIPTextModelWithProjection(_text_config(SECOND_WIDTH, 2)).eval()
 
 
 def _vocabulary() -> dict[str, int]:
@@ -179,7 +194,9 @@ def _vocabulary() -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
-def _tokenizer() -> Any:
+def _tokenizer(pad_token: str = "<|endoftext|>") -> Any:
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer(vocab=_vocabulary(), merges=[], model_max_length=TEXT_LENGTH)
+    return CLIPTokenizer(
+        vocab=_vocabulary(), merges=[], model_max_length=TEXT_LENGTH, pad_token=pad_token
+    )

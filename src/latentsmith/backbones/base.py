@@ -106,6 +106,11 @@ class Backbone(nn.Module):
         """Names of the conditions it must be given; none for unconditional networks."""
         return ("label",) if self.classes is not None else ()
 
+    def complete(self, condition: Condition) -> Condition:
+        """The condition with what it leaves out and the network can say itself (SDXL's image
+        sizes). Here: as it is. Raises UserError when a part is missing that it cannot."""
+        return condition
+
     def undecayed(self) -> list[nn.Parameter]:
         """Trainable parameters that weight decay should leave alone, besides vectors."""
         return []

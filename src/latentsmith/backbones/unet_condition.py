@@ -14,6 +14,9 @@ TIME_IDS = 6
 """Numbers SDXL is told of an image: original height and width, top and left of the crop, target
 height and width, in pixels."""
 
+POOLS = "cache texts with text_encoder=sdxl_text and text_encoder.output=sequence"
+"""How to get SDXL's pooled embeddings."""
+
 
 class TextCondition(nn.Module):
     """Shapes of the conditions of one U-Net, and its empty prompt.
@@ -58,8 +61,13 @@ class TextCondition(nn.Module):
             UserError: of another shape, or not finite.
         """
         given = {"text": (text, self.null_text)}
-        if self.null_pooled is not None:
-            given["pooled"] = (torch.empty(0) if pooled is None else pooled, self.null_pooled)
+        if self.null_pooled is not None and pooled is None:
+            raise UserError(
+                "the empty prompt's pooled embedding is missing, and SDXL's U-Net takes one of "
+                f"{list(self.null_pooled.shape)}: {POOLS}"
+            )
+        if self.null_pooled is not None and pooled is not None:
+            given["pooled"] = (pooled, self.null_pooled)
         for name, (value, kept) in given.items():
             if value.shape != kept.shape or not bool(value.isfinite().all()):
                 raise UserError(
@@ -75,9 +83,21 @@ class TextCondition(nn.Module):
         condition = {"text": self.null_text.to(device).expand(count, -1, -1)}
         if self.null_pooled is not None:
             condition["pooled"] = self.null_pooled.to(device).expand(count, -1)
-            sizes = torch.tensor([*sides, 0, 0, *sides], device=device)
-            condition["time_ids"] = sizes.expand(count, -1)
-        return self.null(condition)
+        return self.null(self.complete(condition, sides))
+
+    def complete(self, condition: Condition, sides: Sequence[int]) -> Condition:
+        """The condition of B samples with, of SDXL and where it has none, ``time_ids`` [B, 6]: of
+        uncropped images of (height, width) pixels ``sides``, which is also the size they had.
+
+        Raises:
+            UserError: a part is missing or unknown.
+        """
+        if self.pooled is not None and "time_ids" not in condition and "text" in condition:
+            text = condition["text"]
+            sizes = torch.tensor([*sides, 0, 0, *sides], device=text.device)
+            condition = condition | {"time_ids": sizes.expand(len(text), -1)}
+        self.check_names(condition)
+        return condition
 
     def null(self, condition: Condition) -> Condition:
         """The empty prompt for each of B samples; ``time_ids`` say nothing of the text and stay.
@@ -126,9 +146,11 @@ class TextCondition(nn.Module):
         missing = [name for name in self.names if name not in condition]
         other = [name for name in condition if name not in self.names]
         if missing or other:
+            how = f", the whole text's vector: {POOLS}" if missing[:1] == ["pooled"] else ""
             raise UserError(
                 f"this U-Net is conditioned on {', '.join(self.names)}: the condition "
                 + (f"has no {missing[0]!r}" if missing else f"also has {other[0]!r}")
+                + how
             )
 
     def arguments(self, condition: Condition, dtype: torch.dtype) -> dict[str, Any]:

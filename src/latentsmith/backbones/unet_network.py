@@ -123,8 +123,18 @@ class SDUNet(Backbone):
         """The empty prompt ``count`` times; of XL also an uncropped image of the latents' size.
 
         Raises UserError when no empty prompt was kept."""
-        sides = [8 * side for side in self.latent_shape[1:]]  # pixels, as SDXL is told them
-        return self.conditions.nothing(count, sides, device)
+        return self.conditions.nothing(count, self._sides, device)
+
+    def complete(self, condition: Condition) -> Condition:
+        """Of XL with ``time_ids``, where it has none: an uncropped image of the latents' size.
+
+        Raises UserError when texts, or of XL their pooled embedding, are missing."""
+        return self.conditions.complete(condition, self._sides)
+
+    @property
+    def _sides(self) -> list[int]:
+        """(height, width) in pixels, as SDXL is told them."""
+        return [8 * side for side in self.latent_shape[1:]]
 
     def undecayed(self) -> list[nn.Parameter]:
         """The LoRA: of low rank, and 0 at the start, it is kept small already."""

@@ -32,8 +32,13 @@ from latentsmith.stores.text_table import TextTable
 from latentsmith.training.gradcache import GradientCache, cache_gradients
 from latentsmith.training.task import Batch, Objective, StepContext, Task
 
-TEXT = "text/embedding"
-"""The batch's token embeddings [B, L, E], where texts are read from a joined store."""
+TEXT, POOLED = "text/embedding", "text/pooled"
+"""The batch's token embeddings [B, L, E], where texts are read from a joined store; of SDXL also
+the whole texts' [B, P]."""
+TOLD = {"text": TEXT, "pooled": POOLED}
+"""Names of a condition → of a batch."""
+SIZES = "time_ids"
+"""Of SDXL: image sizes [B, 6], where a batch says others than the latents'."""
 
 Preview = Callable[[Denoiser, Batch, StepContext], Tensor | None]
 """(denoiser, held-out batch, context) → images [N, C, H, W] in [0, 1] worth looking at."""
@@ -55,8 +60,9 @@ class DiffusionTask(Task):
 
     Batches: raw ``mean`` and ``logvar``, or ``latent`` [B, C, H, W], any of them also with
     ``_flipped``; for conditional backbones ``label`` int64 [B], or ``text`` int64 [B] (see
-    ``texts``), or token embeddings ``text/embedding`` [B, L, E]; for alignment ``teacher/tokens``
-    [B, N, D] (and ``teacher/tokens_flipped``).
+    ``texts``), or, instead of both, token embeddings ``text/embedding`` [B, L, E] (SDXL:
+    ``text/pooled`` [B, P] too, and ``time_ids`` [B, 6] for images that are not whole and of the
+    latents' size); for alignment ``teacher/tokens`` [B, N, D] (and ``teacher/tokens_flipped``).
 
     Args:
         backbone: trained in place.
@@ -171,17 +177,24 @@ class DiffusionTask(Task):
                     "dataset with classes, or build the network without"
                 )
             return {"label": batch["label"]}
+        told = self._told(batch)
+        if SIZES in takes and SIZES in batch:
+            told[SIZES] = batch[SIZES]
+        return self.backbone.complete(told)
+
+    def _told(self, batch: Batch) -> Condition:
+        """What the batch's texts say: its own, else those of its numbers."""
+        if TEXT in batch:
+            return {name: batch[key] for name, key in TOLD.items() if key in batch}
         if self.texts is None:
-            if TEXT not in batch:
-                raise UserError(
-                    f"the network is conditioned on texts and the batch has no {TEXT!r}: join a "
-                    "text store (`latentsmith cache text`) to the latents"
-                )
-            return {"text": batch[TEXT]}
+            raise UserError(
+                f"the network is conditioned on texts and the batch has no {TEXT!r}: join a "
+                "text store (`latentsmith cache text`) to the latents"
+            )
         number = batch.get("text", batch.get("label"))
         if number is None:
             raise UserError("the batch has neither 'text' nor 'label' to find its text by")
-        return {"text": self.texts(number)}
+        return self.texts.condition(number)
 
     def _dropped(self, condition: Condition, ctx: StepContext) -> Condition:
         """The condition with some samples' replaced by nothing."""

@@ -13,31 +13,33 @@ def get_it(example: str) -> str:
     )
 
 
-def load_config(source: str, *, kinds: tuple[str, ...], example: str) -> Any:
-    """The source's transformers config.
+def load_config(source: str, *, kinds: tuple[str, ...], example: str, subfolder: str = "") -> Any:
+    """The source's transformers config, or that of the model in its ``subfolder``.
 
     Raises:
         UserError: it cannot be had, or describes another family of model than ``kinds``.
     """
     from transformers import AutoConfig
 
+    where = f"{source}/{subfolder}" if subfolder else source
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, subfolder=subfolder)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(
-            f"cannot load the encoder {source!r}: {first}. {get_it(example)}"
-        ) from error
+        raise UserError(f"cannot load the encoder {where!r}: {first}. {get_it(example)}") from error
     if config.model_type not in kinds:
         raise UserError(
-            f"{source!r} holds a {config.model_type!r} model, this encoder needs one of "
+            f"{where!r} holds a {config.model_type!r} model, this encoder needs one of "
             f"{', '.join(kinds)}. {get_it(example)}"
         )
     return config
 
 
-def load_model(model_class: Any, source: str, *, example: str, config: Any = None) -> Any:
-    """Weights in float32, every one of them from the source; ``config`` replaces the source's.
+def load_model(
+    model_class: Any, source: str, *, example: str, config: Any = None, subfolder: str = ""
+) -> Any:
+    """Weights in float32, every one of them from the source (or its ``subfolder``); ``config``
+    replaces the source's.
 
     Raises:
         UserError: they cannot be had, or some are missing. (transformers fills missing weights
@@ -45,19 +47,22 @@ def load_model(model_class: Any, source: str, *, example: str, config: Any = Non
     """
     import torch
 
+    where = f"{source}/{subfolder}" if subfolder else source
     try:
         model, info = model_class.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True
+            source,
+            config=config,
+            subfolder=subfolder,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(
-            f"cannot load the encoder {source!r}: {first}. {get_it(example)}"
-        ) from error
+        raise UserError(f"cannot load the encoder {where!r}: {first}. {get_it(example)}") from error
     missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if missing:
         raise UserError(
-            f"{source!r} lacks {len(missing)} weight(s) of {model_class.__name__}, such as "
+            f"{where!r} lacks {len(missing)} weight(s) of {model_class.__name__}, such as "
             f"{missing[0]!r}, and they would stay random. {get_it(example)}"
         )
     return model

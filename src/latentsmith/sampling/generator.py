@@ -137,7 +137,7 @@ class LatentGenerator:
             indices: which samples [N], any non-negative numbers.
             labels: class of each [N]; default: ``index mod classes``.
             condition: instead of labels, what each is made from, [N, …] by name (prompts:
-                ``text`` [N, L, E]).
+                ``text`` [N, L, E], SDXL also ``pooled`` [N, P]).
             noise: where each starts [N, C, h, w], instead of the noise of its index.
             weak: a worse generator of the same latents, for autoguidance.
 
@@ -149,6 +149,7 @@ class LatentGenerator:
             condition = self._condition(self._labels(where, labels))
         elif labels is not None:
             raise UserError("labels and a condition were given: one says what the other says")
+        condition = self.backbone.complete(condition)
         denoiser = Denoiser(self.backbone, self.path)
         training = self.backbone.training
         self.backbone.eval()
@@ -171,7 +172,7 @@ class LatentGenerator:
     def _condition(self, labels: Tensor | None) -> Condition:
         if labels is None:
             return {}
-        return {"label": labels} if self.texts is None else {"text": self.texts(labels)}
+        return {"label": labels} if self.texts is None else self.texts.condition(labels)
 
     def _labels(self, indices: Tensor, labels: Tensor | None) -> Tensor | None:
         classes = self.info.classes

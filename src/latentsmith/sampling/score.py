@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from latentsmith.backbones.base import Condition
 from latentsmith.data.order import rank_slice
 from latentsmith.encoders.base import Encoder
 from latentsmith.metrics.base import Stamp
@@ -55,13 +56,13 @@ def score_generator(
     team: Team,
     *,
     stamp: Stamp,
-    texts: Tensor | None = None,
+    condition: Condition | None = None,
 ) -> LatentCard:
     """Generate, and compare in every space; all processes get the numbers.
 
     Args:
         stamp: data, ema and detail; the rest is filled in.
-        texts: what image i is made from [count, L, E], for generators without classes.
+        condition: what image i is made from [count, …] by name, for generators without classes.
 
     Returns:
         Card with the figure ``samples`` [at most `SHOWN`, C, H, W], those of this process.
@@ -73,7 +74,7 @@ def score_generator(
         guidance=how.guidance,
         seed=0,
         batch_size=how.batch_size,
-        condition=None if texts is None else {"text": texts[mine]},
+        condition=None if condition is None else {k: v[mine] for k, v in condition.items()},
     )
     stamp = replace(
         stamp,

@@ -27,17 +27,27 @@ class TextTable(nn.Module):
         embedding: [T, L, E], the empty prompt last.
         of_sample: row of each sample's text, int64 [S], -1 where it has none. Class names: samples
             are the classes.
+        pooled: [T, P], the whole texts', where the encoder gives networks such (SDXL).
         name: for messages.
     """
 
     embedding: Tensor
     of_sample: Tensor
+    pooled: Tensor | None
 
-    def __init__(self, embedding: Tensor, of_sample: Tensor, *, name: str = "texts"):
+    def __init__(
+        self,
+        embedding: Tensor,
+        of_sample: Tensor,
+        *,
+        pooled: Tensor | None = None,
+        name: str = "texts",
+    ):
         super().__init__()
         self.name = name
         self.register_buffer("embedding", embedding, persistent=False)
         self.register_buffer("of_sample", of_sample, persistent=False)
+        self.register_buffer("pooled", pooled, persistent=False)
 
     @classmethod
     def of(cls, store: FeatureStore) -> "TextTable":
@@ -52,18 +62,21 @@ class TextTable(nn.Module):
                 f"{path} holds no token embeddings of texts: make it with `latentsmith cache text` "
                 "and text_encoder.output=sequence"
             )
-        size = row_bytes(fields["embedding"]) * len(store)
+        read = [name for name in ("embedding", "pooled") if name in fields]
+        size = sum(row_bytes(fields[name]) for name in read) * len(store)
         if size > MOST_BYTES:
             raise UserError(
                 f"the {len(store):,} texts of {path} take {size / 1e9:.1f} GB, too much to hold "
                 f"in memory (at most {MOST_BYTES / 1e9:.1f}): join the store to the latents instead"
             )
-        embedding = store.gather(torch.arange(len(store)), fields=["embedding"])["embedding"]
-        return cls(embedding, stored_texts(store).of_sample, name=str(path))
+        found = store.gather(torch.arange(len(store)), fields=read)
+        return cls(**found, of_sample=stored_texts(store).of_sample, name=str(path))
 
     def save(self, folder: Path) -> Path:
         """Write ``texts.safetensors`` into ``folder``."""
         tensors = {"embedding": self.embedding, "of_sample": self.of_sample}
+        if self.pooled is not None:
+            tensors["pooled"] = self.pooled
         with atomic_path(Path(folder) / FILE_NAME) as tmp:
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, tmp)
         return Path(folder) / FILE_NAME
@@ -86,13 +99,30 @@ class TextTable(nn.Module):
         """The empty prompt [L, E]."""
         return self.embedding[-1]
 
+    @property
+    def null_pooled(self) -> Tensor | None:
+        """The empty prompt's pooled embedding [P]; None where texts have none."""
+        return None if self.pooled is None else self.pooled[-1]
+
     def forward(self, samples: Tensor) -> Tensor:
-        """Numbers of samples, or classes, int64 [B] → their texts [B, L, E].
+        """Numbers of samples, or classes, int64 [B] → their texts [B, L, E]. Raises UserError as
+        `condition`."""
+        return self.embedding[self._rows(samples)]
+
+    def condition(self, samples: Tensor) -> dict[str, Tensor]:
+        """Numbers of samples, or classes, int64 [B] → what a network is told of them: ``text``
+        [B, L, E] and, where texts have it, ``pooled`` [B, P].
 
         Raises:
             UserError: a number that is not there, or a sample without text (on a CPU, where
                 looking does not wait).
         """
+        rows = self._rows(samples)
+        found = {"text": self.embedding[rows]}
+        return found if self.pooled is None else found | {"pooled": self.pooled[rows]}
+
+    def _rows(self, samples: Tensor) -> Tensor:
+        """Rows int64 [B] of samples' texts. Raises UserError as `condition`."""
         rows = self.of_sample
         if samples.device.type == "cpu":
             wrong = (samples < 0) | (samples >= len(rows))
@@ -102,4 +132,4 @@ class TextTable(nn.Module):
                     f"{self.name} has no text of number {int(samples[wrong][0])}: it has those of "
                     f"{len(rows)} samples or classes"
                 )
-        return self.embedding[rows[samples]]
+        return rows[samples]

@@ -154,7 +154,8 @@ def text_contents(encoder: TextEncoder, texts: Texts, *, dtype: Stored = "float1
     """What a store of text embeddings holds: a row for each different text, keyed by `text_key`.
 
     Fields: ``embedding`` [D]; or, when the encoder's ``output`` is ``sequence``, ``embedding``
-    [L, D] and ``mask`` int64 [L], 1 where there is a token. Beside the rows lie the texts
+    [L, D] and ``mask`` int64 [L], 1 where there is a token, and, where networks are told it too
+    (`TextEncoder.pools`: SDXL), ``pooled`` [P], the whole text's. Beside the rows lie the texts
     themselves and which row each sample has (`text_rows`).
 
     Raises:
@@ -168,6 +169,8 @@ def text_contents(encoder: TextEncoder, texts: Texts, *, dtype: Stored = "float1
             "embedding": FieldSpec(shape, dtype),
             "mask": FieldSpec((encoder.length,), "int64"),
         }
+        if encoder.pools:
+            fields["pooled"] = FieldSpec((encoder.dim,), dtype)
     manifest = StoreManifest(
         "text", fields, len(texts.unique), dict(encoder.fingerprint()), texts.source()
     )
@@ -192,10 +195,13 @@ class _Embeddings:
         def name(i: int) -> str:
             return repr(texts[i] if len(texts[i]) < 80 else texts[i][:77] + "...")
 
-        if self.encoder.output == "sequence":
-            values = checked(out.sequence, self.dtype, name, "the embedding")
-            return {"embedding": values, "mask": out.mask.long().cpu()}, {}
-        return {"embedding": checked(out.embedding, self.dtype, name, "the embedding")}, {}
+        if self.encoder.output == "embedding":
+            return {"embedding": checked(out.embedding, self.dtype, name, "the embedding")}, {}
+        values = checked(out.sequence, self.dtype, name, "the embedding")
+        found = {"embedding": values, "mask": out.mask.long().cpu()}
+        if self.encoder.pools:
+            found["pooled"] = checked(out.embedding, self.dtype, name, "the pooled embedding")
+        return found, {}
 
     def close(self) -> None:
         """Say what was lost."""

@@ -175,7 +175,7 @@ def test_conditions_are_checked(tiny_pipelines):
     network = SDUNetConfig(source=tiny_pipelines("sdxl")).build()
     z, t, condition = inputs_for(network)
     for wrong, message in [
-        ({k: v for k, v in condition.items() if k != "pooled"}, "has no 'pooled'"),
+        ({k: v for k, v in condition.items() if k != "pooled"}, "has no 'pooled'.*=sdxl_text"),
         (condition | {"label": t}, "also has 'label'"),
         (condition | {"text": condition["text"][..., :24]}, r"takes \[2, L, 40\]"),
         (condition | {"text": condition["text"][:1]}, "texts of shape"),
@@ -204,8 +204,10 @@ def test_the_empty_prompt_is_kept(tiny_pipelines, kind):
         with pytest.raises(UserError, match="the empty prompt's text embedding is"):
             told.set_null(wrong, torch.zeros(16))
     if kind == "sdxl":
-        with pytest.raises(UserError, match="the empty prompt's pooled embedding is"):
+        with pytest.raises(UserError, match=r"pooled embedding is missing.*text_encoder=sdxl_text"):
             told.set_null(torch.zeros(20, told.width))
+        with pytest.raises(UserError, match="the empty prompt's pooled embedding is"):
+            told.set_null(torch.zeros(20, told.width), torch.zeros(15))
     assert told.null_text.isnan().all(), "half of a refused prompt was kept"
     set_random_null(network)
     null = network.null(condition)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
-from latentsmith.backbones.base import BackboneOutput
+from latentsmith.backbones.base import Backbone, BackboneOutput
 from latentsmith.backbones.dit import SiTConfig
 from latentsmith.backbones.export import WEIGHTS as BACKBONE_WEIGHTS
 from latentsmith.diffusion.align import SETTINGS, WEIGHTS, Aligner, AlignmentConfig
@@ -245,7 +245,7 @@ def test_damage_and_absence_are_sentences(generator, tmp_path):
         LatentGenerator.load(tmp_path / "g")
 
 
-class Told(torch.nn.Module):
+class Told(Backbone):
     """A "text"-conditional network that puts out its text's first number."""
 
     predicts, latent_shape, takes = "velocity", (2, 4, 4), ("text",)

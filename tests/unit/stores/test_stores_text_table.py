@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from helpers.tiny_models import tiny_clip_text
+from helpers.tiny_models import tiny_clip_text, tiny_sdxl_text
 from latentsmith.data.memory import MemoryDataset
 from latentsmith.encoders.text.clip_text import ClipTextConfig
+from latentsmith.encoders.text.sdxl_text import SDXLTextConfig
 from latentsmith.errors import UserError
 from latentsmith.stores import text_table
 from latentsmith.stores.text_table import TextTable
@@ -69,3 +71,32 @@ def test_saved_and_loaded(classes, tmp_path):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="missing or damaged"):
         TextTable.load(tmp_path)
+
+
+def test_pooled_embeddings_go_along_where_networks_are_told_them(classes, tmp_path):
+    encoder = SDXLTextConfig(source=tiny_sdxl_text(tmp_path / "xl")).build()
+    store = cache_texts(encoder, Texts.of("texts", ["a cat", "a dog"]), tmp_path / "store")
+    assert store.manifest.fields["pooled"].shape == (8,)
+    table, labels = TextTable.of(store), torch.tensor([1, 0, 0])
+    want = encoder(["a dog", "a cat", "a cat"])
+    told = table.condition(labels)
+    assert set(told) == {"text", "pooled"}
+    torch.testing.assert_close(told["text"].float(), want.sequence, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(told["pooled"].float(), want.embedding, atol=2e-3, rtol=2e-3)
+    assert table.null_pooled is not None and not table.null_pooled.any()
+    assert not table.state_dict()
+    table.save(tmp_path)
+    again = TextTable.load(tmp_path).condition(labels)
+    assert all(torch.equal(again[name], value) for name, value in told.items())
+    with pytest.raises(UserError, match="no text of number 2"):
+        table.condition(torch.tensor([2]))
+    plain = TextTable.of(classes)  # of an encoder without: as ever
+    assert plain.null_pooled is None and set(plain.condition(labels)) == {"text"}
+    assert set(load_file(plain.save(tmp_path))) == {"embedding", "of_sample"}
+    assert TextTable.load(tmp_path).pooled is None
+
+
+def test_one_vector_a_text_holds_no_other(tmp_path):
+    config = SDXLTextConfig(source=tiny_sdxl_text(tmp_path / "xl"), output="embedding")
+    store = cache_texts(config.build(), Texts.of("texts", ["a cat"]), tmp_path / "store")
+    assert {k: f.shape for k, f in store.manifest.fields.items()} == {"embedding": (8,)}

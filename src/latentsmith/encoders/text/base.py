@@ -57,6 +57,8 @@ class TextEncoder(nn.Module):
         width: width E of ``sequence``.
         length: tokens L of ``sequence``; longer texts are cut.
         output: what a store of this encoder holds.
+        pools: whether networks are told ``embedding`` beside ``sequence`` (SDXL): stores of the
+            latter then hold it too, as field ``pooled``.
     """
 
     name: str
@@ -64,18 +66,14 @@ class TextEncoder(nn.Module):
     width: int
     length: int
     output: TextKind = "embedding"
+    pools: bool = False
 
     def __init__(self, model: Any, tokenizer: Any, length: int, output: TextKind):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.length = length
         self.output: TextKind = output
-        most = max(tokenizer.get_vocab().values())
-        if most >= model.config.vocab_size:
-            raise UserError(
-                f"the tokenizer has token {most}, the model {self.name} knows only "
-                f"{model.config.vocab_size}: they do not belong together"
-            )
+        check_vocabulary(model, tokenizer, self.name)
         self.requires_grad_(False)
         super().train(False)
 
@@ -83,19 +81,22 @@ class TextEncoder(nn.Module):
         """Does nothing, as an image encoder's: it stays frozen in evaluation mode."""
         return self
 
-    def tokens(self, texts: Sequence[str], *, full: bool) -> tuple[dict[str, Tensor], Tensor]:
+    def tokens(
+        self, texts: Sequence[str], *, full: bool, tokenizer: Any = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Token ids on the model's device, and which texts were cut.
 
         Args:
             texts: at least one.
             full: pad to `length` and not just to the longest of the batch.
+            tokenizer: another than the encoder's own.
 
         Returns:
             (``input_ids`` and ``attention_mask`` int64 [B, l], bool [B]).
         """
         if isinstance(texts, str) or not len(texts):
             raise UserError("a text encoder takes a list of at least one text")
-        batch = self.tokenizer(
+        batch = (tokenizer or self.tokenizer)(
             list(texts),
             truncation=True,
             max_length=self.length,
@@ -152,31 +153,43 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return json_digest([state.hexdigest(), ids])
 
 
-def load_tokenizer(source: str, *, example: str) -> Any:
-    """The source's tokenizer, in its fast form.
+def load_tokenizer(source: str, *, example: str, subfolder: str = "") -> Any:
+    """The tokenizer of the source, or of its ``subfolder``, in its fast form.
 
     Raises:
         UserError: it cannot be had.
     """
     from transformers import AutoTokenizer
 
+    where = f"{source}/{subfolder}" if subfolder else source
+    named = "" if subfolder else ", or name them by the setting tokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, subfolder=subfolder)
     except Exception as error:  # each tokenizer's own kind, for a missing or damaged file
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"cannot load the tokenizer {source!r}: {first}. {get_it(example)}, with its "
-            "tokenizer files (or name them by the setting tokenizer)"
+            f"cannot load the tokenizer {where!r}: {first}. {get_it(example)}, with its "
+            f"tokenizer files{named}"
         ) from error
     if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer {source!r} has no fast version (tokenizer.json)")
+        raise UserError(f"the tokenizer {where!r} has no fast version (tokenizer.json)")
     known = set(tokenizer("a photo of the cat", add_special_tokens=False)["input_ids"])
     if not known - {tokenizer.unk_token_id}:  # transformers makes up an empty one without a word
         raise UserError(
-            f"the tokenizer {source!r} knows no words: its vocabulary files are missing there. "
-            f"{get_it(example)} that has them, or name them by the setting tokenizer"
+            f"the tokenizer {where!r} knows no words: its vocabulary files are missing there. "
+            f"{get_it(example)} that has them{named}"
         )
     return tokenizer
+
+
+def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
+    """Raises UserError when the tokenizer has tokens that the model does not know."""
+    most = max(tokenizer.get_vocab().values())
+    if most >= model.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has token {most}, the model {name} knows only "
+            f"{model.config.vocab_size}: they do not belong together"
+        )
 
 
 def check_length(length: int, most: int, source: str) -> None:

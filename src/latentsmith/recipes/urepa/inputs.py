@@ -13,6 +13,7 @@ from latentsmith.data.base import Dataset
 from latentsmith.data.loader import Loader
 from latentsmith.data.splits import Splits
 from latentsmith.data.subset import Subset
+from latentsmith.diffusion.task import TOLD
 from latentsmith.encoders.base import Encoder
 from latentsmith.encoders.cache import reference_vectors
 from latentsmith.recipes.urepa.config import UREPAConfig
@@ -143,7 +144,8 @@ class Inputs(Splits):
         source = self._reader(self.held_out, min(size, len(self.val)))
         batch = next(iter(source.epoch()))
         if self.cfg.texts == "captions":
-            batch["text/embedding"] = TextTable.of(self.held_out.texts)(batch.pop(SAMPLE))
+            told = TextTable.of(self.held_out.texts).condition(batch.pop(SAMPLE))
+            batch |= {key: told[name] for name, key in TOLD.items() if name in told}
         return {name: value.clone() for name, value in batch.items()}
 
     def measured(self, batch_size: int) -> StoreBatches:

@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from latentsmith.backbones.base import Condition
 from latentsmith.encoders.denoiser import DenoiserConfig, DenoiserEncoder
 from latentsmith.losses.alignment import teacher_grid, to_grid
 from latentsmith.losses.manifold import pooled
@@ -204,15 +205,16 @@ class Measurer:
             detail={"arm": arm},
         )
         return score_generator(
-            generator, self._spaces, how, self.team, stamp=stamp, texts=self._prompts()
+            generator, self._spaces, how, self.team, stamp=stamp, condition=self._prompts()
         )
 
-    def _prompts(self) -> Tensor | None:
-        """The held-out images' captions, in turn [count, L, E]; None where there are classes."""
+    def _prompts(self) -> Condition | None:
+        """The held-out images' captions, in turn [count, …]; None where there are classes."""
         if self.cfg.texts == "classes":
             return None
         numbers = torch.arange(self.cfg.evaluate.generated) % len(self.inputs.val)
-        return TextTable.of(self.inputs.held_out.texts)(numbers).float()
+        told = TextTable.of(self.inputs.held_out.texts).condition(numbers)
+        return {name: value.float() for name, value in told.items()}
 
 
 def measured_times(card: LatentCard, metric: str) -> Iterator[tuple[float, str]]:

@@ -44,9 +44,9 @@ class Networks:
         if config.source == TRAINED_HERE:
             assert self.pipeline is not None
             config = replace(config, source=str(self.pipeline))
-        null = self.inputs.texts.null.float()
-        network = replace(config, text_length=len(null)).build(self.inputs.latent_shape)
-        network.conditions.set_null(null)
+        texts = self.inputs.texts
+        network = replace(config, text_length=len(texts.null)).build(self.inputs.latent_shape)
+        network.conditions.set_null(texts.null, texts.null_pooled)
         return network
 
     def base(self) -> LatentGenerator:
