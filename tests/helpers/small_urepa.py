@@ -7,4 +7,5 @@ SMALL = [
     "train.validate_every=32", "train.save_every=32", "train.log_every=16", "evaluate.count=64",
     "evaluate.probe_count=96", "evaluate.generated=64", "evaluate.times=[0.2]",
     "evaluate.resamples=20", "evaluate.batch_size=32", "evaluate.sampler.steps=3",
+    "evaluate.clip=null",
 ]  # fmt: skip

@@ -197,3 +197,21 @@ def tiny_generator(folder: Path, *, channels: int = 3) -> str:
     info = GeneratorInfo(LinearPathConfig(), pairing, where, classes, {"samples": 1})
     generator = LatentGenerator(backbone, info, normalizer, autoencoder)
     return str(generator.save(folder / "generator"))
+
+
+def tiny_whole_clip(folder: Path) -> Any:
+    """Save a CLIP of both towers (width 16, projection to 8) with a word tokenizer; the model."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    shape = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    text = shape | ends | {"vocab_size": 32, "max_position_embeddings": 12}
+    vision = shape | {"image_size": 32, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+    model.save_pretrained(folder)
+    tiny_tokenizer(folder, begin="[BOS]", length=12)
+    return model

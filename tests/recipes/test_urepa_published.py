@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.small_urepa import SMALL
-from helpers.tiny_models import tiny_dinov2
+from helpers.tiny_models import tiny_dinov2, tiny_whole_clip
 from latentsmith.autoencoders.kl import KLAutoencoderConfig
 from latentsmith.cli import main
 from latentsmith.config.compose import compose
@@ -31,7 +31,9 @@ def words(pipeline, teacher):
 def places(tiny_pipelines, tmp_path_factory):
     """(words of the settings, cache)."""
     base = tmp_path_factory.mktemp("published")
-    return words(tiny_pipelines("sd15"), tiny_dinov2(base / "teacher")), base / "cache"
+    tiny_whole_clip(base / "clip")
+    given = words(tiny_pipelines("sd15"), tiny_dinov2(base / "teacher"))
+    return [*given, f"evaluate.clip={base / 'clip'}"], base / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,9 @@ def aligned(places, tmp_path_factory):
 def test_it_runs_from_the_hubs_format_and_reports(aligned):
     report = json.loads((aligned / "report.json").read_text())
     assert set(report["measurements"]) == {"base", "unaligned", "aligned", "teacher"}
+    scores = {a: m for a, ms in report["measurements"].items() for m in ms if "clip" in m["name"]}
+    assert set(scores) == {"base", "unaligned", "aligned"}
+    assert all(0 <= m["value"] <= 100 and m["baseline"] is not None for m in scores.values())
     counts = json.loads((aligned / "stages/aligned.json").read_text())["summary"]["parameters"]
     assert counts["lora"] == counts["trainable"] > 0
     assert counts["head"] == 48 * 16 + 16 + 16 * 16  # as 1280 → 1024 → 1024, last without bias

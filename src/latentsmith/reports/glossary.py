@@ -43,6 +43,7 @@ TERMS = {
     "precision": Term("Precision", "generation", "same-distribution value"),
     "recall": Term("Recall", "generation", "same-distribution value"),
     "density": Term("Density", "generation", "same-distribution value"),
+    "clip_score": Term("CLIP score", "generation", "texts of other images"),
     "coverage": Term("Coverage", "generation", "same-distribution value"),
     "generated_fd": Term(
         "Fréchet distance of generated images", "generation", "same-distribution floor"

@@ -13,6 +13,7 @@ from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.generation_card import measure_generation
 from latentsmith.metrics.generation_reference import GenerationReference
+from latentsmith.sampling.clip_pairs import ClipPairs
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.sampling.guidance import GuidanceConfig
 from latentsmith.sampling.samplers import SamplerConfig
@@ -57,12 +58,14 @@ def score_generator(
     *,
     stamp: Stamp,
     condition: Condition | None = None,
+    clip: ClipPairs | None = None,
 ) -> LatentCard:
     """Generate, and compare in every space; all processes get the numbers.
 
     Args:
         stamp: data, ema and detail; the rest is filled in.
         condition: what image i is made from [count, …] by name, for generators without classes.
+        clip: also measures whether images show their texts.
 
     Returns:
         Card with the figure ``samples`` [at most `SHOWN`, C, H, W], those of this process.
@@ -97,4 +100,9 @@ def score_generator(
                 resamples=how.resamples,
             )
         )
+    if clip is not None:
+        seen = [clip.images(x.to(team.device)).cpu() for x in images.split(how.batch_size)]
+        pair = gather_rows(torch.cat(seen)), clip.texts(torch.arange(how.count))
+        about = replace(stamp, detail={**stamp.detail, "clip": clip.name})
+        card.add("clip_score", *pair, stamp=about, resamples=how.resamples)
     return card

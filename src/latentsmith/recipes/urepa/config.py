@@ -23,6 +23,7 @@ from latentsmith.sampling.guidance import GUIDANCE, GuidanceConfig
 from latentsmith.sampling.samplers import SAMPLERS, SamplerConfig
 from latentsmith.stores.texts import TEMPLATE
 from latentsmith.training.config import TrainConfig
+from latentsmith.utils.needs import Need, hub_weights
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
@@ -110,8 +111,15 @@ class EvaluateConfig:
     """Sampler of the generated images."""
     guidance: Annotated[GuidanceConfig, OneOf(GUIDANCE)]
     """Guidance of the generated images."""
+    clip: str | None = None
+    """Hub id or folder of a CLIP model: also measure whether generated images show their texts.
+    null: not measured."""
     grid: Annotated[int, Field(ge=2)] = 8
     """Images per row in the report's pictures."""
+
+    def needs(self) -> list[Need]:
+        """For ``latentsmith doctor``."""
+        return [] if self.clip is None else [hub_weights(self.clip)]
 
 
 @RECIPES.register("urepa", help="align a Stable Diffusion U-Net with a vision encoder; prove it")

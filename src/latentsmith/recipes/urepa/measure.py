@@ -22,9 +22,11 @@ from latentsmith.metrics.registry import METRICS
 from latentsmith.metrics.teacher import token_cosine_per_sample
 from latentsmith.recipes.urepa.config import UREPAConfig
 from latentsmith.recipes.urepa.inputs import TEACHER, Inputs
+from latentsmith.sampling.clip_pairs import ClipPairs
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.sampling.score import Score, Spaces, reference_features, score_generator
 from latentsmith.stores.text_table import TextTable
+from latentsmith.stores.texts import stored_texts
 from latentsmith.training.task import Batch
 from latentsmith.training.team import Team
 
@@ -205,8 +207,24 @@ class Measurer:
             detail={"arm": arm},
         )
         return score_generator(
-            generator, self._spaces, how, self.team, stamp=stamp, condition=self._prompts()
+            generator,
+            self._spaces,
+            how,
+            self.team,
+            stamp=stamp,
+            condition=self._prompts(),
+            clip=self._clip,
         )
+
+    @cached_property
+    def _clip(self) -> ClipPairs | None:
+        """With what image i is made from: the classes' texts, or the held-out captions, in turn."""
+        source = self.cfg.evaluate.clip
+        if source is None:
+            return None
+        words = stored_texts(self.inputs.held_out.texts)
+        texts = [words.unique[row] for row in words.of_sample.tolist()]
+        return ClipPairs(source, texts, self.team.device)
 
     def _prompts(self) -> Condition | None:
         """The held-out images' captions, in turn [count, …]; None where there are classes."""

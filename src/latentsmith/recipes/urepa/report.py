@@ -231,7 +231,7 @@ def _features(cards: Cards, teacher: LatentCard) -> Section | None:
 
 def _generation(cfg: UREPAConfig, cards: Cards) -> Section:
     """Scores and pictures, from the same noise and texts."""
-    metrics = ("fd", "fid", "kid", "precision", "recall", "density", "coverage")
+    metrics = ("fd", "fid", "kid", "precision", "recall", "density", "coverage", "clip_score")
     items: list[Table | Figure] = [
         Table(["measurement", *cards], _rows(cards, _names(cards, *metrics)), "Generated images.")
     ]
