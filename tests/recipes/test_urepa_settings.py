@@ -109,6 +109,16 @@ def test_seeds_share_the_pipeline(tmp_path, monkeypatch):
     assert "| 2 |" in (out / "table.md").read_text()
 
 
+def test_adaptations_with_other_losses_share_the_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTSMITH_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "sweep"
+    words = ["scale=smoke", "control=false", "evaluate.times=[0.2]"]
+    words += ["diffusion.label_dropout=0.1,0.5"]
+    assert main(["sweep", "urepa", *words, "--out", str(out)]) == 0
+    folders = [p for p in (out / "shared").iterdir() if (p / "metrics.jsonl").is_file()]
+    assert len(folders) == 1 + 1 + 2
+
+
 def test_doctor_knows_what_it_needs(capsys):
     main(["doctor", "urepa"])
     text = capsys.readouterr().out

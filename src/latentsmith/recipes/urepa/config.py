@@ -63,8 +63,11 @@ class PretrainConfig:
     """Training of the autoencoder."""
     unet: SDUNetConfig
     """The U-Net: source=scratch, adapt=full, and its shape."""
+    diffusion: UNetDiffusionConfig = field(default_factory=UNetDiffusionConfig)
+    """What the U-Net learns; apart from the run's `diffusion`, which is of the adaptation. What of a
+    latent is stored (`diffusion.latent`) is the run's, and there is no alignment."""
     denoiser: TrainConfig
-    """Training of the U-Net, without alignment."""
+    """Training of the U-Net."""
 
     def __post_init__(self) -> None:
         if self.unet.source != SCRATCH:

@@ -61,7 +61,8 @@ class Networks:
         section = self.cfg.pretrain
         assert section is not None
         network = self.build(section.unet)
-        diffusion = self.cfg.diffusion.of(network, aligned=False)
+        diffusion = section.diffusion.of(network, aligned=False)
+        diffusion = replace(diffusion, latent=self.cfg.diffusion.latent)
         trained = self._train(run, "denoiser", network, diffusion, section.denoiser)
         if self.inputs.team.is_main:
             autoencoder = self.inputs.autoencoder
