@@ -64,8 +64,8 @@ class PretrainConfig:
     unet: SDUNetConfig
     """The U-Net: source=scratch, adapt=full, and its shape."""
     diffusion: UNetDiffusionConfig = field(default_factory=UNetDiffusionConfig)
-    """What the U-Net learns; apart from the run's `diffusion`, which is of the adaptation. What of a
-    latent is stored (`diffusion.latent`) is the run's, and there is no alignment."""
+    """What the U-Net learns; apart from the run's `diffusion`, which is of the adaptation. What of
+    a latent is stored (`diffusion.latent`) is the run's, and there is no alignment."""
     denoiser: TrainConfig
     """Training of the U-Net."""
 
