@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from latentsmith.config.lock import Lock
 from latentsmith.config.manifest import environment
 from latentsmith.config.saved import diff, from_yaml, to_yaml
 from latentsmith.errors import UserError
 from latentsmith.recipes.base import RECIPES, RecipeConfig
 from latentsmith.utils.files import atomic_path, move_aside, write_json
+from latentsmith.utils.lock import Lock
 
 log = logging.getLogger(__name__)
 

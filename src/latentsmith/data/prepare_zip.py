@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from latentsmith.config.lock import Lock
 from latentsmith.data.balance import balanced_part
 from latentsmith.data.base import CorruptSample, Dataset, Split
 from latentsmith.data.prepare import Prepared, save_image, state
@@ -31,6 +30,7 @@ from latentsmith.data.zip_csv.growing import GrowingZip, Note, journal_file
 from latentsmith.errors import UserError
 from latentsmith.utils.counter import Counter
 from latentsmith.utils.files import full_disk_is_told, remove_abandoned, require_free
+from latentsmith.utils.lock import Lock
 
 LOCK = ".prepare.lock"
 COMMIT_SAMPLES, COMMIT_BYTES = 256, 64 << 20

@@ -25,6 +25,7 @@ from latentsmith.errors import UserError
 from latentsmith.stores.base import FeatureStore, StoreManifest
 from latentsmith.stores.layout import CLAIM, MANIFEST
 from latentsmith.utils.compare import differences as differences
+from latentsmith.utils.lock import alone
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +119,12 @@ def reference_vectors(
     Read from ``folder`` when they were computed before with the same encoder weights and
     settings, dataset and transform; otherwise computed (the log says what differs) and written
     shard by shard, so that a killed computation goes on where it stopped. A damaged shard is
-    reported, and computed again.
+    reported, and computed again. Other processes that want the same vectors wait, and read them.
 
     Args:
         encoder: fitted, on the device to use.
-        loader: `latentsmith.data.loader.Loader` over the whole dataset (one process: under data
-            parallelism let one rank compute, and the others read).
+        loader: `latentsmith.data.loader.Loader` over the whole dataset, also under data
+            parallelism: whichever process comes first computes.
         folder: cache folder.
         progress: called after each batch.
 
@@ -139,12 +140,13 @@ def reference_vectors(
     _refuse_chance(loader.transform)
     contents = vector_contents(encoder, loader.dataset, loader.transform, dtype="float32")
     path = cache_path(folder, contents.manifest)
-    if path.exists():
-        _clear_damage(path, contents.manifest)
-    else:
-        log.info("references: computing, %s", _nearest_sibling(folder, contents.manifest))
-    known, started = (path / MANIFEST).is_file(), time.monotonic()
-    store = fill(path, contents, batch_size=loader.batch_size, progress=progress)
+    with alone(path):
+        if path.exists():
+            _clear_damage(path, contents.manifest)
+        else:
+            log.info("references: computing, %s", _nearest_sibling(folder, contents.manifest))
+        known, started = (path / MANIFEST).is_file(), time.monotonic()
+        store = fill(path, contents, batch_size=loader.batch_size, progress=progress)
     vectors = _rows_of(store)
     store.close()
     if known:

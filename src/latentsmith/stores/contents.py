@@ -1,6 +1,7 @@
 """What goes into a store: a manifest, a key for every row, and how rows are computed."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from latentsmith.errors import UserError
 from latentsmith.stores.base import FeatureStore, Stored, StoreManifest, open_store
 from latentsmith.stores.build import Compute, Progress, build_store
 from latentsmith.utils.cache import cache_root
+from latentsmith.utils.lock import alone
 
 
 @dataclass(frozen=True)
@@ -95,29 +97,33 @@ def fill(
     """The finished store at ``path``: as it is, gone on with, or made now.
 
     Every rank calls this and computes its own shards; with a process group all get the finished
-    store (see `build_store` for ranks without one).
+    store (see `build_store` for ranks without one). A single writer waits while another process
+    makes the same store, and then finds it made.
 
     Raises:
         UserError: something else is at ``path`` (a store of other contents: both sides are named),
             or a sample's values cannot be stored.
     """
-    try:
-        build_store(
-            path,
-            contents.manifest,
-            contents.keys,
-            contents.compute,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            rows_per_shard=rows_per_shard,
-            progress=progress,
-        )
-    finally:
-        close = getattr(contents.compute, "close", None)
-        if close is not None:
-            close()
-    for name, write in contents.files.items():  # of a finished store: nothing else was there
-        if not (Path(path) / name).is_file():
-            write(Path(path) / name)
+    path = Path(path)
+    # One writer who owns every shard shares them with nobody, not even with another run's.
+    with alone(path) if world_size == 1 else nullcontext():
+        try:
+            build_store(
+                path,
+                contents.manifest,
+                contents.keys,
+                contents.compute,
+                batch_size=batch_size,
+                rank=rank,
+                world_size=world_size,
+                rows_per_shard=rows_per_shard,
+                progress=progress,
+            )
+        finally:
+            close = getattr(contents.compute, "close", None)
+            if close is not None:
+                close()
+        for name, write in contents.files.items():  # of a finished store: nothing else was there
+            if not (path / name).is_file():
+                write(path / name)
     return open_store(path)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from latentsmith.config.compose import compose
-from latentsmith.config.lock import Lock
 from latentsmith.config.run import Run, default_path
 from latentsmith.errors import UserError
+from latentsmith.utils.lock import Lock
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -143,7 +143,7 @@ def test_an_interrupted_first_start_can_be_repeated():
 
 HOLDER = """
 import sys, time
-from latentsmith.config.lock import Lock
+from latentsmith.utils.lock import Lock
 from pathlib import Path
 Lock.take(Path(sys.argv[1]) / "run.lock")
 print("taken", flush=True)
@@ -185,7 +185,7 @@ def test_one_process_may_open_a_run_twice():
 WAITER = """
 import logging, sys
 from pathlib import Path
-from latentsmith.config.lock import Lock
+from latentsmith.utils.lock import Lock
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 Lock.wait(Path(sys.argv[1]), seconds=0.05)
 print("taken", flush=True)

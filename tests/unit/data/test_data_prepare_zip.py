@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 
 from helpers.images import class_folders, write_image
-from latentsmith.config.lock import Busy
 from latentsmith.data import prepare_zip as module
 from latentsmith.data.base import keys_of
 from latentsmith.data.image_folder import ImageFolderConfig
@@ -34,6 +33,7 @@ from latentsmith.encoders.base import Encoder, EncoderOutput
 from latentsmith.errors import UserError
 from latentsmith.stores.build import build_store
 from latentsmith.stores.features import token_contents
+from latentsmith.utils.lock import Busy
 
 SIDE = 16
 CROP = TransformConfig(resolution=SIDE)
@@ -302,7 +302,7 @@ def test_folders_of_others_are_left_alone(tmp_path, pets):
 
 def test_one_writer_at_a_time(tmp_path, pets):
     code = (
-        "import sys, pathlib; from latentsmith.config.lock import Lock\n"
+        "import sys, pathlib; from latentsmith.utils.lock import Lock\n"
         "Lock.take(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     (tmp_path / "out").mkdir()

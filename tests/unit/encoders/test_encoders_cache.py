@@ -2,10 +2,12 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.ranks import run_ranks
 from latentsmith.data.loader import Loader
 from latentsmith.data.transforms import TransformConfig
 from latentsmith.encoders.cache import cache_path, reference_vectors
@@ -76,7 +78,7 @@ def test_each_setup_has_its_own_file_and_the_log_names_the_difference(tmp_path, 
     caplog.clear()
     reference_vectors(encoder, loader(), tmp_path)
     assert "cached ones differ in encoder.weights" in caplog.text
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.glob("pixel_pca-*"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_each_setup_has_its_own_file_and_the_log_names_the_difference(tmp_path, 
 )
 def test_damaged_stores_are_reported_and_mended(tmp_path, encoder, caplog, damage):
     want = reference_vectors(encoder, loader(), tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("pixel_pca-*")
     shard, claim = path / "shard-00000.safetensors", path / "claim.json"
     if damage == "truncated":
         shard.write_bytes(shard.read_bytes()[:-10])
@@ -115,7 +117,7 @@ def test_damaged_stores_are_reported_and_mended(tmp_path, encoder, caplog, damag
 def test_only_the_damaged_shard_is_computed_again(tmp_path, encoder, monkeypatch, end):
     monkeypatch.setattr("latentsmith.stores.layout.FEWEST_ROWS", 5)
     want = reference_vectors(encoder, loader(), tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("pixel_pca-*")
     assert len(list(path.glob("shard-*.safetensors"))) == 4
     shard = path / "shard-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-4] + end)
@@ -175,3 +177,26 @@ def test_the_folders_name_is_a_function_of_the_manifest(tmp_path, encoder):
     reordered = dict(reversed(encoder.fingerprint().items()))
     assert cache_path(tmp_path, replace(manifest, encoder=reordered)) == path
     assert cache_path(tmp_path, replace(manifest, source={"digest": "b"})) != path
+
+
+def race(rank: int, world_size: int, folder: str) -> dict[str, object]:
+    """Both ranks want the same vectors at the same moment, many times over."""
+    encoder = PixelPCAConfig(components=3).build().fit([Images().images / 255])
+    reads, found = [], []
+    for round in range(ROUNDS):
+        dataset = Images()
+        torch.distributed.barrier()
+        found.append(reference_vectors(encoder, loader(dataset), Path(folder) / str(round)))
+        reads.append(dataset.reads)
+    return {"reads": reads, "found": found}
+
+
+ROUNDS = 20
+
+
+def test_of_two_processes_one_computes_and_the_other_reads(tmp_path):
+    one, two = run_ranks(race, 2, str(tmp_path))
+    for a, b in zip(one["reads"], two["reads"], strict=True):
+        assert sorted((a > 0, b > 0)) == [False, True]
+    for a, b in zip(one["found"], two["found"], strict=True):
+        assert torch.equal(a, b)

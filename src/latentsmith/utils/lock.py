@@ -1,4 +1,4 @@
-"""One writer per run folder."""
+"""One writer at a time, of a run's folder or of a file that several runs share."""
 
 import errno
 import fcntl
@@ -7,6 +7,8 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -81,7 +83,7 @@ class Lock:
                 return cls.take(path)
             except Busy as busy:
                 if not said:
-                    log.info("waiting: %s is being made by %s", path.stem, busy.who)
+                    log.info("waiting: %s is being made by %s", path.stem.lstrip("."), busy.who)
                 said = True
             time.sleep(seconds)
 
@@ -95,6 +97,27 @@ class Lock:
             return
         os.ftruncate(fd, 0)
         os.close(fd)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else who asks makes ``path`` (a file or folder) meanwhile; waits while one does.
+
+    The lock lies beside it, hidden, so that ``path`` itself may be removed and made anew. Where
+    nothing can be written nobody makes anything, and there is nothing to wait for.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = Lock.wait(path.parent / f".{path.name}.lock")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _holder(text: str) -> dict[str, object]:
