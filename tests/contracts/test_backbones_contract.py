@@ -16,6 +16,14 @@ from latentsmith.errors import UserError
 SMALL: dict[str, dict] = {
     "dit": {"width": 24, "depth": 2, "heads": 3},
     "sit": {"width": 24, "depth": 2, "heads": 3},
+    "text_dit": {
+        "width": 24,
+        "depth": 2,
+        "heads": 3,
+        "patch": 2,
+        "text_width": 12,
+        "text_length": 6,
+    },
     "sd_unet": {
         "source": "scratch",
         "adapt": "full",
@@ -33,8 +41,10 @@ SMALL: dict[str, dict] = {
 }
 """Settings that make a tiny network; a new backbone adds some."""
 
-OF_TEXTS = {"sd_unet"}
+OF_TEXTS = {"sd_unet", "text_dit"}
 """Conditioned on texts, not on classes."""
+OF_IMAGES = {"text_dit"}
+"""Also told an image to edit."""
 
 LATENT = (4, 8, 8)
 CLASSES = 5
@@ -55,6 +65,10 @@ def inputs(name: str, count: int = 3, latent=LATENT, seed: int = 0):
     condition = {"label": torch.randint(CLASSES, (count,), generator=rng)}
     if name in OF_TEXTS:
         condition = {"text": torch.randn(count, 6, 12, generator=rng)}
+    if name in OF_IMAGES:
+        condition["mask"] = torch.arange(6) < torch.randint(1, 6, (count, 1), generator=rng)
+        condition["source"] = torch.randn(count, *latent, generator=rng)
+        condition["has_source"] = torch.ones(count, dtype=torch.int64)
     return z, torch.rand(count, generator=rng), condition
 
 
@@ -219,9 +233,14 @@ def test_saved_and_loaded_is_equal(name, tmp_path):
     assert all(p.requires_grad for p in loaded.parameters())
     z, t, condition = inputs(name)
     model = diffusers_class().from_pretrained(str(folder))
-    names = {"label": "class_labels", "text": "encoder_hidden_states"}
-    given = {names[what]: value for what, value in condition.items()}
-    assert torch.equal(model(z, t, **given), expected.sample)
+    names = {
+        "label": "class_labels",
+        "text": "encoder_hidden_states",
+        "mask": "encoder_attention_mask",
+    }
+    known = {what: value for what, value in condition.items() if what in names}
+    given = {names[what]: value for what, value in known.items()}
+    assert torch.equal(model(z, t, **given), network(z, t, known).sample)
     model.save_pretrained(tmp_path / "again")
     assert torch.equal(load_backbone(tmp_path / "again")(*inputs(name)).sample, expected.sample)
 

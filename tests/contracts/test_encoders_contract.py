@@ -14,6 +14,7 @@ from helpers.tiny_models import (
     tiny_clip,
     tiny_dinov2,
     tiny_generator,
+    tiny_siglip,
 )
 from latentsmith.encoders import ENCODERS, Encoder
 from latentsmith.encoders.inception import Inception
@@ -27,6 +28,8 @@ def make(name: str, folder: Path, **settings) -> Encoder:
         return config(source=tiny_dinov2(folder), resolution=42, **settings).build()
     if name == "clip":
         return config(source=tiny_clip(folder), **settings).build()
+    if name == "siglip":
+        return config(source=tiny_siglip(folder), **settings).build()
     if name == "denoiser":
         return config(source=tiny_generator(folder), **settings).build()
     if name == "efficientnet_lite0":
@@ -41,7 +44,9 @@ def make(name: str, folder: Path, **settings) -> Encoder:
 
 
 ALL = pytest.mark.parametrize("name", ENCODERS.names())
-WITH_TOKENS = pytest.mark.parametrize("name", ["clip", "denoiser", "dinov2", "efficientnet_lite0"])
+WITH_TOKENS = pytest.mark.parametrize(
+    "name", ["clip", "denoiser", "dinov2", "efficientnet_lite0", "siglip"]
+)
 
 
 @pytest.fixture

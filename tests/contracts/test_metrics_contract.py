@@ -2,12 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from latentsmith.data.shapes import ShapesConfig
 from latentsmith.errors import UserError
 from latentsmith.metrics import METRICS, Measurement, Stamp
+from latentsmith.metrics.edit_accuracy import edit_tables
+from latentsmith.metrics.shapes_judge import scene_tables
 
 ALL = METRICS.names()
 N = 48
@@ -15,6 +19,19 @@ N = 48
 
 def _draw(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _shapes() -> dict:
+    """Scenes found, others asked, edits of the others, and edits that end in those found."""
+    data = ShapesConfig(train_count=2 * N).build("train", Path())
+    edits = data.edit_triples(range(N))
+    found = scene_tables([edit.target for edit in edits])
+    return {
+        "found_scenes": found,
+        "asked_scenes": scene_tables(data.scenes(range(N, 2 * N))),
+        "edits": edit_tables(data.edit_triples(range(N, 2 * N))),
+        "edits_done": edit_tables(edits),
+    }
 
 
 def _world(size: int = 16) -> dict:
@@ -43,12 +60,13 @@ def _world(size: int = 16) -> dict:
         "predicted_labels": _draw(N, 6, 7, seed=10).mul(2).abs().long(),
         "pixel_labels": _draw(N, 6, 7, seed=11).mul(2).abs().long(),
         "distance": lambda a, b: (a - b).square().flatten(1).mean(1),
+        **_shapes(),
     }
 
 
 PAIRS = {
     "reference": "latents", "recon": "images", "features_ref": "features", "tokens_ref": "tokens",
-    "pixel_labels": "predicted_labels",
+    "pixel_labels": "predicted_labels", "asked_scenes": "found_scenes", "edits": "edits_done",
 }  # fmt: skip
 """Second input → the first that equals it when the match is perfect."""
 BY_ORDER = {
@@ -136,7 +154,8 @@ def test_nan_is_refused_by_name(name):
     """Each floating-point input in turn."""
     for position, key in enumerate(METRICS[name].inputs):
         inputs = _inputs(name)
-        if not isinstance(inputs[position], torch.Tensor) or "labels" in key:
+        holds_nan = isinstance(inputs[position], torch.Tensor) and "labels" not in key
+        if not holds_nan or key in ("found_scenes", "asked_scenes", "edits"):
             continue
         broken = inputs[position].clone()
         broken.view(len(broken), -1)[2, 1] = torch.nan

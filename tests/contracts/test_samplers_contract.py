@@ -35,11 +35,38 @@ def guidance(name):
     return GUIDANCE[name].config()
 
 
-def drawn(config, path, indices, *, bind=None, dtype=torch.float32):
+class TinyEditor(TinyBackbone):
+    """The tiny network, which also looks at an image to edit."""
+
+    edits = True
+
+    def forward(self, z, t, condition, *, taps=()):
+        has = condition["has_source"].view(-1, 1, 1, 1)
+        return super().forward(z + 0.3 * has * condition["source"], t, condition)
+
+    def null(self, condition):
+        return self.null_text(condition) | {"has_source": condition["has_source"] & False}
+
+    def null_text(self, condition):
+        return condition | super().null(condition)
+
+
+def model(name, path, seed=0):
+    return Denoiser((TinyEditor if name == "edit" else TinyBackbone)(seed), path)
+
+
+def told(name, labels):
+    """A condition of samples labelled so, with what guidance ``name`` needs."""
+    if name != "edit":
+        return {"label": labels}
+    source = starting_noise(9, labels, SHAPE).double()
+    return {"label": labels, "source": source, "has_source": torch.ones_like(labels).bool()}
+
+
+def drawn(config, path, indices, *, by="none", weak=None, dtype=torch.float32):
     """Samples of the tiny network, labelled by their number."""
     indices = torch.as_tensor(indices)
-    condition = {"label": indices % 5}
-    denoise = (bind or guidance("none").bind)(Denoiser(TinyBackbone(), path), condition)
+    denoise = guidance(by).bind(model(by, path), told(by, indices % 5), weak)
     with torch.no_grad():
         return config.sample(
             denoise,
@@ -186,21 +213,21 @@ def test_the_same_samples_on_cuda(name):
 def test_guidance(name):
     """Shape, dtype, the z it was asked about, each sample by itself, scale 1 the model itself."""
     path = LinearPath()
-    model, weak = (Denoiser(TinyBackbone(seed), path) for seed in (0, 1))
+    asked, weak = model(name, path), model(name, path, 1) if name == "autoguidance" else None
     z = starting_noise(0, range(4), SHAPE).double()
     t = torch.full((4,), 0.4, dtype=torch.float64)
-    labels = {"label": torch.tensor([0, 3, 4, 1])}
-    weak = weak if name == "autoguidance" else None
-    seen = guidance(name).bind(model, labels, weak)(z, t)
+    condition = told(name, torch.tensor([0, 3, 4, 1]))
+    seen = guidance(name).bind(asked, condition, weak)(z, t)
     assert seen.data.shape == z.shape and seen.data.dtype == z.dtype
     torch.testing.assert_close(seen.z(), z)
-    some = {"label": labels["label"][1:3]}
-    alone = guidance(name).bind(model, some, weak)(z[1:3], t[1:3])
+    some = {what: value[1:3] for what, value in condition.items()}
+    alone = guidance(name).bind(asked, some, weak)(z[1:3], t[1:3])
     torch.testing.assert_close(alone.data, seen.data[1:3])
-    if hasattr(guidance(name), "scale"):
-        config = GUIDANCE[name].config(scale=1.0)
-        one = config.bind(model, labels, weak)(z, t)
-        assert torch.equal(one.data, model(z, t, labels).data)
+    scales = [what for what in ("scale", "text", "image") if hasattr(guidance(name), what)]
+    if scales:
+        config = GUIDANCE[name].config(**dict.fromkeys(scales, 1.0))
+        one = config.bind(asked, condition, weak)(z, t)
+        assert torch.equal(one.data, asked(z, t, condition).data)
         assert not torch.allclose(seen.data, one.data)
 
 
@@ -208,8 +235,8 @@ def test_guidance(name):
 @pytest.mark.parametrize("by", SAMPLER_NAMES)
 def test_samplers_and_guidance_together(by, name):
     path = LinearPath()
-    weak = Denoiser(TinyBackbone(1), path) if name == "autoguidance" else None
-    out = drawn(sampler(by, 4), path, range(3), bind=lambda d, c: guidance(name).bind(d, c, weak))
+    weak = model(name, path, 1) if name == "autoguidance" else None
+    out = drawn(sampler(by, 4), path, range(3), by=name, weak=weak)
     assert out.shape == (3, *SHAPE) and out.isfinite().all()
 
 

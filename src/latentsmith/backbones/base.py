@@ -17,7 +17,8 @@ Condition = dict[str, Tensor]
 """What a sample is generated from, one tensor [B, …] per name. Class-conditional networks take
 ``label`` int64 [B]; text-conditional ones ``text`` [B, L, E], every position's embedding (a text
 store's ``embedding``), SDXL also ``pooled`` [B, P], the whole text's, and ``time_ids`` [B, 6], its
-image sizes and crops. Empty for unconditional models."""
+image sizes and crops; text-conditional transformers also the texts' ``mask`` [B, L] and the image
+to edit, ``source`` [B, C, H, W] with ``has_source`` [B]. Empty for unconditional models."""
 
 Tap = int | str
 """A place inside a network whose output is wanted: a block, numbered from 1 in the order they
@@ -74,8 +75,10 @@ class Backbone(nn.Module):
         width: D of `BackboneOutput.hidden`; where blocks differ, the middle's (see `tap_shape`).
         depth: number of blocks.
         grid: (rows, columns) of the token grid; where blocks differ, the middle's.
+        edits: whether it can be given an image to edit, ``source``.
     """
 
+    edits: bool = False
     predicts: Parametrization
     latent_shape: tuple[int, int, int]
     classes: int | None
@@ -142,6 +145,14 @@ class Backbone(nn.Module):
         place of a condition and what guidance compares with. Raises UserError when the network
         was built without one (unconditional)."""
         raise TypeError(f"{type(self).__name__} has no null()")
+
+    def null_text(self, condition: Condition) -> Condition:
+        """The condition without its text but with the image to edit: what guidance of edits
+        compares with, besides `null`. Raises UserError for networks that edit nothing."""
+        raise UserError(
+            f"a {self.config.kind} network is given no image to edit: use backbone=text_dit, or "
+            "guidance=cfg"
+        )
 
     def borrowed_state(self) -> dict[str, Tensor]:
         """name → weight that comes from a source in the settings and is read there again: frozen,

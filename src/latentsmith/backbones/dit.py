@@ -12,102 +12,48 @@ and RMSNorm as in LightningDiT (Yao et al. 2025). Loading published weights: `pu
 
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from latentsmith.backbones.base import (
-    BACKBONES,
-    Backbone,
-    BackboneConfig,
-    BackboneOutput,
-    Condition,
-    Tap,
-)
+from latentsmith.backbones.base import BACKBONES, BackboneOutput, Condition, Tap
 from latentsmith.backbones.blocks.attention import Attention
-from latentsmith.backbones.blocks.embedders import LabelEmbedder, TimeEmbedder
-from latentsmith.backbones.blocks.mlp import MLPKind, mlp
+from latentsmith.backbones.blocks.embedders import LabelEmbedder
+from latentsmith.backbones.blocks.mlp import mlp
 from latentsmith.backbones.blocks.modulation import Modulation, gated, modulate
 from latentsmith.backbones.blocks.norms import Norm, normalize
 from latentsmith.backbones.blocks.positions import rope_2d, sincos_2d
-from latentsmith.backbones.blocks.weights import Constant, Linear, draw
+from latentsmith.backbones.blocks.weights import Constant, draw
+from latentsmith.backbones.transformer import (
+    SIZES,
+    FinalLayer,
+    PatchTransformer,
+    PatchTransformerConfig,
+    Size,
+)
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.parametrization import Parametrization
 from latentsmith.errors import UserError
 
-Size = Literal["S", "B", "L", "XL"]
-Position = Literal["sincos", "rope", "both"]
+__all__ = ["SIZES", "DiT", "DiTConfig", "SiTConfig", "Size", "TransformerConfig"]
 
-#  size        width depth heads
-SIZES: dict[Size, tuple[int, int, int]] = {
-    "S":  ( 384,   12,   6),
-    "B":  ( 768,   12,  12),
-    "L":  (1024,   24,  16),
-    "XL": (1152,   28,  16),
-}  # fmt: skip
+Position = Literal["sincos", "rope", "both"]
 
 
 @schema
-class TransformerConfig(BackboneConfig):
-    """What `SiTConfig` and `DiTConfig` share. ``size`` gives width, depth and heads; each can be
-    set apart from it."""
+class TransformerConfig(PatchTransformerConfig):
+    """What `SiTConfig` and `DiTConfig` share."""
 
-    size: Size | None = "S"
-    """Published width, depth and heads: S, B, L or XL. With null, give all three."""
-    width: Annotated[int, Field(gt=0)] | None = None
-    """Channels of a token, instead of the size's: a multiple of heads and of 4."""
-    depth: Annotated[int, Field(gt=0)] | None = None
-    """Number of blocks, instead of the size's."""
-    heads: Annotated[int, Field(gt=0)] | None = None
-    """Attention heads, instead of the size's."""
-    patch: Annotated[int, Field(gt=0)] = 2
-    """Side of the square of latent positions that makes a token (published: 2, 4, 8; 1 for
-    latents of stride 16)."""
-    mlp: MLPKind = "gelu"
-    """The MLP of a block: gelu, or swiglu with as many weights."""
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    """Hidden channels of the MLP, in widths."""
-    norm: Norm = "layer"
-    """LayerNorm or RMSNorm (rms), both without weights: the condition scales and shifts."""
-    qk_norm: bool = False
-    """Normalize queries and keys of each head: steadier in long or half-precision trainings."""
     position: Position = "sincos"
     """How tokens know their place: sin-cos vectors added once, RoPE in every attention, or both."""
     learn_sigma: bool = False
     """Also put out a raw variance for each number, `BackboneOutput.variance`."""
-    time_scale: float = 1.0
-    """The time embedder sees time_scale x t + time_shift, t in [0, 1]."""
-    time_shift: float = 0.0
-    """See time_scale."""
-    time_spacing: Literal[0, 1] = 0
-    """Spacing of the time embedder's frequencies: 0 as DiT and SiT, 1 as diffusers' class."""
-    gradient_checkpointing: bool = False
-    """Recompute each block in the backward pass: about a third more time, far less memory."""
 
-    def __post_init__(self) -> None:
-        lacking = [n for n in ("width", "depth", "heads") if getattr(self, n) is None]
-        if self.size is None and lacking:
-            raise ValueError(
-                f"without a size, {' and '.join(lacking)} must be given (sizes: {', '.join(SIZES)})"
-            )
-        width, _, heads = self.shape()
-        rope = self.position != "sincos"
-        if width % heads or (rope and width // heads % 4):
-            raise ValueError(
-                f"width {width} must be a multiple of {'4 x heads' if rope else 'heads'} "
-                f"({heads} heads), such as {heads * 4 * max(1, round(width / heads / 4))}"
-            )
-        if width % 4:
-            raise ValueError(f"width {width} must be a multiple of 4, for sines and cosines")
-
-    def shape(self) -> tuple[int, int, int]:
-        """(width, depth, heads) after ``size`` and what overrides it."""
-        width, depth, heads = SIZES[self.size] if self.size else (0, 0, 0)
-        return self.width or width, self.depth or depth, self.heads or heads
+    def rotary(self) -> bool:
+        """See `PatchTransformerConfig.rotary`."""
+        return self.position != "sincos"
 
     def build(self, latent_shape: tuple[int, int, int], classes: int | None) -> "DiT":
         """See `BackboneConfig.build`."""
@@ -158,23 +104,7 @@ class Block(nn.Module):
         return gated(x, gate_m, self.mlp(h))
 
 
-class FinalLayer(nn.Module):
-    """From tokens to the numbers of their patches."""
-
-    def __init__(self, config: TransformerConfig, numbers: int):
-        super().__init__()
-        width, _, _ = config.shape()
-        self.norm: Norm = config.norm
-        self.modulation = Modulation(width, 2)
-        self.linear = Linear(width, numbers)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """[B, N, D], [B, D] → [B, N, numbers]."""
-        shift, scale = self.modulation.vectors(c)
-        return self.linear(modulate(normalize(x, self.norm), shift, scale))
-
-
-class DiT(Backbone):
+class DiT(PatchTransformer):
     """See the module's text. Start: `TransformerConfig.build`."""
 
     config: TransformerConfig
@@ -182,43 +112,19 @@ class DiT(Backbone):
     def __init__(
         self, config: TransformerConfig, latent_shape: tuple[int, int, int], classes: int | None
     ):
-        super().__init__()
-        channels, *sides = latent_shape
-        p = config.patch
-        if any(side < p or side % p for side in sides):
-            raise UserError(
-                f"latents of {sides[0]} x {sides[1]} cannot be cut into patches of side {p}: set "
-                f"patch to a divisor of both sides, or choose another resolution"
-            )
+        super().__init__(config, latent_shape)
         if classes is not None and classes < 1:
             raise UserError(f"{classes} classes: give at least one, or None for unconditional")
-        self.config, self.predicts, self.classes = config, config.predicts, classes
-        self.latent_shape = channels, sides[0], sides[1]
-        self.grid = sides[0] // p, sides[1] // p
-        self.width, self.depth, heads = config.shape()
-        outputs = 2 * channels if config.learn_sigma else channels
-
-        self.patches = Linear(channels * p * p, self.width)
-        self.time = TimeEmbedder(
-            self.width,
-            scale=config.time_scale,
-            shift=config.time_shift,
-            spacing=config.time_spacing,
-        )
+        self.classes = classes
+        _, _, heads = config.shape()
+        outputs = self.latent_shape[0] * (2 if config.learn_sigma else 1)
         self.label = None if classes is None else LabelEmbedder(classes, self.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(self.depth))
-        self.final = FinalLayer(config, outputs * p * p)
+        self.final = FinalLayer(config, outputs * config.patch**2)
         added, turned = config.position != "rope", config.position != "sincos"
         self.positions = Constant(partial(sincos_2d, self.width, self.grid)) if added else None
         self.rope = Constant(partial(rope_2d, self.width // heads, self.grid)) if turned else None
         draw(self, config.init_seed, self._spread)
-
-    @staticmethod
-    def _spread(name: str) -> float | None:
-        """Published standard deviations of the initial weights, see `draw`."""
-        if "modulation" in name or name == "final.linear.weight":
-            return 0.0  # every block is the identity, and the output 0
-        return 0.02 if name.startswith(("time.", "label.")) else None
 
     def forward(
         self, z: Tensor, t: Tensor, condition: Condition, *, taps: Collection[Tap] = ()
@@ -239,12 +145,7 @@ class DiT(Backbone):
         if self.label is not None:
             c = c + self.label(condition["label"])
         c = F.silu(c)
-        hidden: dict[Tap, Tensor] = {}
-        again = self.config.gradient_checkpointing and torch.is_grad_enabled()
-        for number, block in enumerate(self.blocks, start=1):
-            x = checkpoint(block, x, c, rope, use_reentrant=False) if again else block(x, c, rope)
-            if number in taps:
-                hidden[number] = x
+        x, hidden = self._through(x, c, rope, taps=taps)
         out = self._unpatch(self.final(x, c)).to(z.dtype)
         if self.config.learn_sigma:
             sample, variance = out.chunk(2, dim=1)
@@ -261,18 +162,6 @@ class DiT(Backbone):
         self._check_label(condition)
         return {"label": torch.full_like(condition["label"], self.classes)}
 
-    def _patch(self, z: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, N, C p p]."""
-        p, (rows, columns) = self.config.patch, self.grid
-        z = z.reshape(len(z), -1, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
-        return z.flatten(3).flatten(1, 2)
-
-    def _unpatch(self, x: Tensor) -> Tensor:
-        """[B, N, p p C] → [B, C, H, W]."""
-        p, (rows, columns) = self.config.patch, self.grid
-        x = x.view(len(x), rows, columns, p, p, -1).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(len(x), -1, rows * p, columns * p)
-
     def _check(self, z: Tensor, t: Tensor, condition: Condition, taps: Collection[Tap]) -> None:
         self.check_latents(z, t)
         if self.classes is not None:
@@ -284,9 +173,7 @@ class DiT(Backbone):
             raise UserError(
                 "labels given to an unconditional network: leave them out, or build it with classes"
             )
-        wrong = [tap for tap in taps if not (isinstance(tap, int) and 1 <= tap <= self.depth)]
-        if wrong:
-            raise UserError(f"there is no block {wrong[0]}: blocks are 1 … {self.depth}")
+        self._check_taps(taps)
 
     def _check_label(self, condition: Condition) -> None:
         if "label" not in condition:

@@ -200,11 +200,14 @@ def diffusers_class() -> Any:
             timestep: Tensor,
             class_labels: Tensor | None = None,
             encoder_hidden_states: Tensor | None = None,
+            encoder_attention_mask: Tensor | None = None,
         ) -> Tensor:
             """Noisy latents [B, C, H, W], our time [B] in [0, 1] (1 = noise), labels [B] or texts
-            [B, L, E] → the prediction [B, C, H, W], in the parametrization of
-            config["settings"]["predicts"]. (Other conditions: call ``network``.)"""
+            [B, L, E], with their mask [B, L] where the network takes one → the prediction
+            [B, C, H, W], in the parametrization of config["settings"]["predicts"]. (Other
+            conditions: call ``network``.)"""
             given = {"label": class_labels, "text": encoder_hidden_states}
+            given["mask"] = encoder_attention_mask
             condition = {name: value for name, value in given.items() if value is not None}
             return self.network(hidden_states, timestep, condition).sample
 

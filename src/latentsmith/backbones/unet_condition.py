@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentsmith.backbones.base import Condition
+from latentsmith.backbones.empty_prompt import EmptyPrompt
 from latentsmith.errors import UserError
 
 TIME_IDS = 6
@@ -18,7 +19,7 @@ POOLS = "cache texts with text_encoder=sdxl_text and text_encoder.output=sequenc
 """How to get SDXL's pooled embeddings."""
 
 
-class TextCondition(nn.Module):
+class TextCondition(EmptyPrompt):
     """Shapes of the conditions of one U-Net, and its empty prompt.
 
     Args:
@@ -31,25 +32,16 @@ class TextCondition(nn.Module):
         names: of the conditions it takes.
     """
 
-    null_text: Tensor
-    null_pooled: Tensor | None
-
     def __init__(self, unet: Any, length: int):
-        super().__init__()
-        config = unet.config
-        self.width, self.pooled = config.cross_attention_dim, None
-        self.names = ["text"]
+        config, pooled = unet.config, None
+        names = ["text"]
         if config.addition_embed_type == "text_time":
             sizes = TIME_IDS * config.addition_time_embed_dim
-            self.pooled = config.projection_class_embeddings_input_dim - sizes
-            self.names += ["pooled", "time_ids"]
-        # NaN: not told yet. Of a fixed shape, so that checkpoints with and without it fit
-        self.register_buffer("null_text", torch.full((length, self.width), torch.nan))
-        pooled = None if self.pooled is None else torch.full((self.pooled,), torch.nan)
-        self.register_buffer("null_pooled", pooled)
-        self._told = False
+            pooled = config.projection_class_embeddings_input_dim - sizes
+            names += ["pooled", "time_ids"]
+        super().__init__(length, config.cross_attention_dim, pooled)
+        self.names = names
 
-    @torch.no_grad()
     def set_null(self, text: Tensor, pooled: Tensor | None = None) -> None:
         """Keep the empty prompt's embedding; it is saved with the network.
 
@@ -68,15 +60,7 @@ class TextCondition(nn.Module):
             )
         if self.null_pooled is not None and pooled is not None:
             given["pooled"] = (pooled, self.null_pooled)
-        for name, (value, kept) in given.items():
-            if value.shape != kept.shape or not bool(value.isfinite().all()):
-                raise UserError(
-                    f"the empty prompt's {name} embedding is {list(value.shape)} and this network "
-                    f"takes {list(kept.shape)}, finite: cache texts with the pipeline's own text "
-                    "encoder, or set text_length"
-                )
-        for value, kept in given.values():
-            kept.copy_(value)
+        self._keep(given)
 
     def nothing(self, count: int, sides: Sequence[int], device: torch.device) -> Condition:
         """The empty prompt for each of ``count`` samples of (height, width) pixels ``sides``."""
@@ -88,10 +72,12 @@ class TextCondition(nn.Module):
     def complete(self, condition: Condition, sides: Sequence[int]) -> Condition:
         """The condition of B samples with, of SDXL and where it has none, ``time_ids`` [B, 6]: of
         uncropped images of (height, width) pixels ``sides``, which is also the size they had.
+        Without a ``mask``: these U-Nets were trained to attend to padding.
 
         Raises:
             UserError: a part is missing or unknown.
         """
+        condition = {name: value for name, value in condition.items() if name != "mask"}
         if self.pooled is not None and "time_ids" not in condition and "text" in condition:
             text = condition["text"]
             sizes = torch.tensor([*sides, 0, 0, *sides], device=text.device)
@@ -106,20 +92,7 @@ class TextCondition(nn.Module):
             UserError: no embedding was kept, or one of another length than the condition's.
         """
         self.check_names(condition)
-        # asked once: it waits for the device
-        self._told = self._told or not bool(self.null_text.isnan().any())
-        if not self._told:
-            raise UserError(
-                "this network knows no empty prompt, so neither condition dropout nor guidance "
-                "apply: give set_null the last row of the text store"
-            )
-        given = condition["text"]
-        if given.shape[1:] != self.null_text.shape:
-            raise UserError(
-                f"texts are {list(given.shape[1:])} and the kept empty prompt is "
-                f"{list(self.null_text.shape)}: take both from one text store"
-            )
-        null = {"text": self.null_text.to(given).expand_as(given)}
+        null = {"text": self._repeated(condition["text"])}
         if self.null_pooled is not None:
             null["pooled"] = self.null_pooled.to(condition["pooled"]).expand_as(condition["pooled"])
             null["time_ids"] = condition["time_ids"]
@@ -128,12 +101,8 @@ class TextCondition(nn.Module):
     def check(self, condition: Condition, count: int) -> None:
         """Raises UserError for a condition that is not one of ``count`` samples."""
         self.check_names(condition)
-        text, ends = condition["text"], {"pooled": self.pooled, "time_ids": TIME_IDS}
-        if text.ndim != 3 or len(text) != count or text.shape[2] != self.width:
-            raise UserError(
-                f"texts of shape {list(text.shape)} for {count} latents: this U-Net takes "
-                f"[{count}, L, {self.width}]"
-            )
+        self._check_text(condition, count)
+        ends = {"pooled": self.pooled, "time_ids": TIME_IDS}
         for name, end in ends.items():
             if name in condition and tuple(condition[name].shape) != (count, end):
                 raise UserError(

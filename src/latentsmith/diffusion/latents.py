@@ -53,29 +53,32 @@ class LatentInput:
             UserError: latents that are not there, and, at the first batch, of the wrong scale
                 (not where the normalizer is a published model's).
         """
-        raw = self._raw(batch, draw, flipped)
+        latents = self._normalized(self._raw(batch, draw, flipped))
+        if not (self._checked or self.normalizer.stated):
+            check_scale(latents, tolerance=0.2 * max(1.0, (SURE / len(latents)) ** 0.5))
+            self._checked = True
+        return latents
+
+    def mode(self, batch: Batch, flipped: Tensor | None) -> Tensor:
+        """Normalized posterior means, or the batch's ``latent``, float32 [B, C, H, W]: what there
+        is to know of an image that is given, not learned. Arguments and errors as of a call."""
+        return self._normalized(_either(batch, _mode_of(batch), flipped))
+
+    def _normalized(self, raw: Tensor) -> Tensor:
         if self.normalizer.mean.device != raw.device:  # once: a copy for each batch would wait
             self.normalizer = replace(
                 self.normalizer,
                 mean=self.normalizer.mean.to(raw),
                 std=self.normalizer.std.to(raw),
             )
-        latents = self.normalizer.normalize(raw)
-        if not (self._checked or self.normalizer.stated):
-            check_scale(latents, tolerance=0.2 * max(1.0, (SURE / len(latents)) ** 0.5))
-            self._checked = True
-        return latents
+        return self.normalizer.normalize(raw)
 
     def _raw(
         self, batch: Batch, draw: Callable[[str], torch.Generator], flipped: Tensor | None
     ) -> Tensor:
-        if "mean" not in batch and "latent" not in batch:
-            raise UserError(
-                f"the batch holds {', '.join(sorted(batch))}, and no latents: 'mean' and 'logvar', "
-                "or 'latent' (`latentsmith cache latents`)"
-            )
+        name = _mode_of(batch)
         if self.latent == "mode":
-            return _either(batch, "mean" if "mean" in batch else "latent", flipped)
+            return _either(batch, name, flipped)
         if "mean" not in batch or "logvar" not in batch:
             raise UserError(
                 "latent=sample draws from the posterior, and the latents store does not hold its "
@@ -85,6 +88,16 @@ class LatentInput:
         rng = draw("posterior")
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         return mean + (0.5 * logvar).exp() * noise
+
+
+def _mode_of(batch: Batch) -> str:
+    """The field with one latent for each image. Raises UserError when there is none."""
+    if "mean" not in batch and "latent" not in batch:
+        raise UserError(
+            f"the batch holds {', '.join(sorted(batch))}, and no latents: 'mean' and 'logvar', "
+            "or 'latent' (`latentsmith cache latents`)"
+        )
+    return "mean" if "mean" in batch else "latent"
 
 
 def _either(batch: Batch, name: str, flipped: Tensor | None) -> Tensor:

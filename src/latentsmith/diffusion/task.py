@@ -32,11 +32,11 @@ from latentsmith.stores.text_table import TextTable
 from latentsmith.training.gradcache import GradientCache, cache_gradients
 from latentsmith.training.task import Batch, Objective, StepContext, Task
 
-TEXT, POOLED = "text/embedding", "text/pooled"
-"""The batch's token embeddings [B, L, E], where texts are read from a joined store; of SDXL also
-the whole texts' [B, P]."""
-TOLD = {"text": TEXT, "pooled": POOLED}
-"""Names of a condition → of a batch."""
+FIELDS = {"text": "embedding", "pooled": "pooled", "mask": "mask"}
+"""Names of a condition → of a text store's fields: token embeddings [B, L, E], of SDXL also the
+whole texts' [B, P], and where there are tokens [B, L]."""
+TOLD = {name: f"text/{field}" for name, field in FIELDS.items()}
+"""Names of a condition → of a batch, where texts are read from a joined store."""
 SIZES = "time_ids"
 """Of SDXL: image sizes [B, 6], where a batch says others than the latents'."""
 
@@ -60,9 +60,10 @@ class DiffusionTask(Task):
 
     Batches: raw ``mean`` and ``logvar``, or ``latent`` [B, C, H, W], any of them also with
     ``_flipped``; for conditional backbones ``label`` int64 [B], or ``text`` int64 [B] (see
-    ``texts``), or, instead of both, token embeddings ``text/embedding`` [B, L, E] (SDXL:
-    ``text/pooled`` [B, P] too, and ``time_ids`` [B, 6] for images that are not whole and of the
-    latents' size); for alignment ``teacher/tokens`` [B, N, D] (and ``teacher/tokens_flipped``).
+    ``texts``), or, instead of both, token embeddings ``text/embedding`` [B, L, E] with
+    ``text/mask`` [B, L] (SDXL: ``text/pooled`` [B, P] too, and ``time_ids`` [B, 6] for images that
+    are not whole and of the latents' size); for alignment ``teacher/tokens`` [B, N, D] (and
+    ``teacher/tokens_flipped``).
 
     Args:
         backbone: trained in place.
@@ -71,7 +72,7 @@ class DiffusionTask(Task):
         teacher_dim: D of the teacher's tokens, required for alignment.
         texts: what a text-conditional backbone is told, by the batch's ``text`` (numbers of
             samples) or, with class names, by its ``label``. The backbone must know the empty prompt
-            (`latentsmith.backbones.unet_condition.TextCondition.set_null`).
+            (`latentsmith.backbones.empty_prompt.EmptyPrompt`).
         preview: draws sample grids; None: no grids.
 
     Raises:
@@ -160,11 +161,27 @@ class DiffusionTask(Task):
     def _shown(self, batch: Batch, ctx: StepContext) -> tuple[_Noised, Tensor | None]:
         """What the network is shown of a training batch, and which samples are mirrored [B]."""
         flipped = self.input.flips(batch, ctx.noise)
-        data = self.input(batch, ctx.noise, flipped)
+        data, condition = self._given(batch, flipped, ctx)
         rng = ctx.noise("time")
         t = self.config.times.sample(len(data), rng, self.path, dimension=self.dimension)
-        condition = self._dropped(self._condition(batch), ctx)
         return self._noised(data, t, condition, ctx.noise("noise")), flipped
+
+    def _given(
+        self, batch: Batch, flipped: Tensor | None, ctx: StepContext
+    ) -> tuple[Tensor, Condition]:
+        """Normalized latents to learn [B, C, H, W], and from what, some of it dropped."""
+        data, condition = self.input(batch, ctx.noise, flipped), self._condition(batch)
+        drop = self._drops(len(data), ctx)
+        if not condition or drop is None:
+            return data, condition
+        return data, mixed(drop, self.backbone.null(condition), condition)
+
+    def _drops(self, count: int, ctx: StepContext) -> Tensor | None:
+        """Whose label or text is dropped, bool [count]; None: nobody's."""
+        if self.config.label_dropout == 0:
+            return None
+        rng = ctx.noise("labels")
+        return torch.rand(count, generator=rng, device=rng.device) < self.config.label_dropout
 
     def _condition(self, batch: Batch) -> Condition:
         takes = self.backbone.takes
@@ -177,36 +194,10 @@ class DiffusionTask(Task):
                     "dataset with classes, or build the network without"
                 )
             return {"label": batch["label"]}
-        told = self._told(batch)
+        found = told(batch, self.texts)
         if SIZES in takes and SIZES in batch:
-            told[SIZES] = batch[SIZES]
-        return self.backbone.complete(told)
-
-    def _told(self, batch: Batch) -> Condition:
-        """What the batch's texts say: its own, else those of its numbers."""
-        if TEXT in batch:
-            return {name: batch[key] for name, key in TOLD.items() if key in batch}
-        if self.texts is None:
-            raise UserError(
-                f"the network is conditioned on texts and the batch has no {TEXT!r}: join a "
-                "text store (`latentsmith cache text`) to the latents"
-            )
-        number = batch.get("text", batch.get("label"))
-        if number is None:
-            raise UserError("the batch has neither 'text' nor 'label' to find its text by")
-        return self.texts.condition(number)
-
-    def _dropped(self, condition: Condition, ctx: StepContext) -> Condition:
-        """The condition with some samples' replaced by nothing."""
-        if not condition or self.config.label_dropout == 0:
-            return condition
-        rng, null = ctx.noise("labels"), self.backbone.null(condition)
-        first = next(iter(condition.values()))
-        drop = torch.rand(len(first), generator=rng, device=rng.device) < self.config.label_dropout
-        return {
-            name: torch.where(drop.view(-1, *[1] * (value.ndim - 1)), null[name], value)
-            for name, value in condition.items()
-        }
+            found[SIZES] = batch[SIZES]
+        return self.backbone.complete(found)
 
     def _noised(
         self, data: Tensor, t: Tensor, condition: Condition, rng: torch.Generator
@@ -300,10 +291,16 @@ class DiffusionTask(Task):
         teacher tokens.
         Nothing is mirrored, no label is dropped.
         """
-        data, condition = self.input(batch, ctx.noise, None), self._condition(batch)
         teacher = None
         if self.aligner is not None and TEACHER in batch:
             teacher = self.aligner.teacher(batch, None)
+        data = self.input(batch, ctx.noise, None)
+        return self._scored(data, self._condition(batch), teacher, ctx)
+
+    def _scored(
+        self, data: Tensor, condition: Condition, teacher: Tensor | None, ctx: StepContext
+    ) -> dict[str, Tensor]:
+        """What `validate` says of normalized latents [B, C, H, W]."""
         losses, zeros, aligned = [], [], list[dict[str, Tensor]]()
         for k in range(self.config.bins):
             shown = self._noised(
@@ -340,3 +337,36 @@ class DiffusionTask(Task):
         from latentsmith.backbones.export import save_backbone
 
         save_backbone(self.backbone, folder)
+
+
+def told(batch: Batch, table: TextTable | None, what: str = "text") -> Condition:
+    """What the batch's texts say: its own, else those of its numbers.
+
+    Args:
+        batch: ``text/embedding`` and so on (`FIELDS`), or numbers, ``text`` or ``label``.
+        table: texts by number.
+        what: name of the joined store whose fields are the texts, in the place of ``text``.
+
+    Raises:
+        UserError: neither is there, or a number has no text.
+    """
+    if f"{what}/{FIELDS['text']}" in batch:
+        keys = {name: f"{what}/{field}" for name, field in FIELDS.items()}
+        return {name: batch[key] for name, key in keys.items() if key in batch}
+    if table is None:
+        raise UserError(
+            f"the network is conditioned on texts and the batch has no '{what}/embedding': join a "
+            "text store (`latentsmith cache text`) to the latents"
+        )
+    number = batch.get("text", batch.get("label"))
+    if number is None:
+        raise UserError("the batch has neither 'text' nor 'label' to find its text by")
+    return table.condition(number)
+
+
+def mixed(rows: Tensor, yes: Condition, no: Condition) -> Condition:
+    """Of each name in ``no``, ``yes`` where ``rows`` bool [B] says so, else ``no``."""
+    return {
+        name: torch.where(rows.view(-1, *[1] * (value.ndim - 1)), yes[name], value)
+        for name, value in no.items()
+    }

@@ -28,12 +28,14 @@ class TextTable(nn.Module):
         of_sample: row of each sample's text, int64 [S], -1 where it has none. Class names: samples
             are the classes.
         pooled: [T, P], the whole texts', where the encoder gives networks such (SDXL).
+        mask: [T, L], bool or int64, 1 where there is a token and not padding; None: not known.
         name: for messages.
     """
 
     embedding: Tensor
     of_sample: Tensor
     pooled: Tensor | None
+    mask: Tensor | None
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class TextTable(nn.Module):
         of_sample: Tensor,
         *,
         pooled: Tensor | None = None,
+        mask: Tensor | None = None,
         name: str = "texts",
     ):
         super().__init__()
@@ -48,6 +51,7 @@ class TextTable(nn.Module):
         self.register_buffer("embedding", embedding, persistent=False)
         self.register_buffer("of_sample", of_sample, persistent=False)
         self.register_buffer("pooled", pooled, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
 
     @classmethod
     def of(cls, store: FeatureStore) -> "TextTable":
@@ -62,7 +66,7 @@ class TextTable(nn.Module):
                 f"{path} holds no token embeddings of texts: make it with `latentsmith cache text` "
                 "and text_encoder.output=sequence"
             )
-        read = [name for name in ("embedding", "pooled") if name in fields]
+        read = [name for name in ("embedding", "pooled", "mask") if name in fields]
         size = sum(row_bytes(fields[name]) for name in read) * len(store)
         if size > MOST_BYTES:
             raise UserError(
@@ -74,16 +78,15 @@ class TextTable(nn.Module):
 
     def save(self, folder: Path) -> Path:
         """Write ``texts.safetensors`` into ``folder``."""
-        tensors = {"embedding": self.embedding, "of_sample": self.of_sample}
-        if self.pooled is not None:
-            tensors["pooled"] = self.pooled
+        tensors = {"embedding": self.embedding, "of_sample": self.of_sample} | self._optional()
         with atomic_path(Path(folder) / FILE_NAME) as tmp:
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, tmp)
         return Path(folder) / FILE_NAME
 
     @classmethod
     def load(cls, folder: Path) -> "TextTable":
-        """What `save` wrote. Raises UserError when it is missing or damaged."""
+        """What `save` wrote; tables of before masks were kept have none. Raises UserError when it
+        is missing or damaged."""
         path = Path(folder) / FILE_NAME
         try:
             return cls(**load_file(path), name=str(path))
@@ -104,6 +107,11 @@ class TextTable(nn.Module):
         """The empty prompt's pooled embedding [P]; None where texts have none."""
         return None if self.pooled is None else self.pooled[-1]
 
+    @property
+    def null_mask(self) -> Tensor | None:
+        """The empty prompt's mask [L]; None where masks are not known."""
+        return None if self.mask is None else self.mask[-1]
+
     def forward(self, samples: Tensor) -> Tensor:
         """Numbers of samples, or classes, int64 [B] → their texts [B, L, E]. Raises UserError as
         `condition`."""
@@ -111,15 +119,22 @@ class TextTable(nn.Module):
 
     def condition(self, samples: Tensor) -> dict[str, Tensor]:
         """Numbers of samples, or classes, int64 [B] → what a network is told of them: ``text``
-        [B, L, E] and, where texts have it, ``pooled`` [B, P].
+        [B, L, E] and, where texts have it, ``pooled`` [B, P] and ``mask`` [B, L].
 
         Raises:
             UserError: a number that is not there, or a sample without text (on a CPU, where
                 looking does not wait).
         """
         rows = self._rows(samples)
-        found = {"text": self.embedding[rows]}
-        return found if self.pooled is None else found | {"pooled": self.pooled[rows]}
+        return {
+            "text": self.embedding[rows],
+            **{name: value[rows] for name, value in self._optional().items()},
+        }
+
+    def _optional(self) -> dict[str, Tensor]:
+        """What not every encoder's texts have, by name."""
+        found = {"pooled": self.pooled, "mask": self.mask}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _rows(self, samples: Tensor) -> Tensor:
         """Rows int64 [B] of samples' texts. Raises UserError as `condition`."""

@@ -191,6 +191,16 @@ def test_conditions_are_checked(tiny_pipelines):
     torch.testing.assert_close(network(z, t, half).sample, before, rtol=1e-2, atol=1e-2)
 
 
+def test_a_mask_says_nothing_to_it(tiny_pipelines):
+    """It was trained to attend to padding: one text table serves it and a text_dit."""
+    network = SDUNetConfig(source=tiny_pipelines("sd15"), text_length=20).build()
+    z, t, condition = inputs_for(network)
+    masked = condition | {"mask": torch.arange(20).expand(len(z), -1) < 3}
+    told = network.complete(masked)
+    assert set(told) == {"text"} and "mask" in masked
+    assert torch.equal(network(z, t, told).sample, network(z, t, condition).sample)
+
+
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_the_empty_prompt_is_kept(tiny_pipelines, kind):
     network = SDUNetConfig(source=tiny_pipelines(kind), text_length=20).build()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from helpers.tiny_models import tiny_clip_text, tiny_sdxl_text
 from latentsmith.data.memory import MemoryDataset
@@ -80,7 +80,7 @@ def test_pooled_embeddings_go_along_where_networks_are_told_them(classes, tmp_pa
     table, labels = TextTable.of(store), torch.tensor([1, 0, 0])
     want = encoder(["a dog", "a cat", "a cat"])
     told = table.condition(labels)
-    assert set(told) == {"text", "pooled"}
+    assert set(told) == {"text", "pooled", "mask"}
     torch.testing.assert_close(told["text"].float(), want.sequence, atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(told["pooled"].float(), want.embedding, atol=2e-3, rtol=2e-3)
     assert table.null_pooled is not None and not table.null_pooled.any()
@@ -91,9 +91,30 @@ def test_pooled_embeddings_go_along_where_networks_are_told_them(classes, tmp_pa
     with pytest.raises(UserError, match="no text of number 2"):
         table.condition(torch.tensor([2]))
     plain = TextTable.of(classes)  # of an encoder without: as ever
-    assert plain.null_pooled is None and set(plain.condition(labels)) == {"text"}
-    assert set(load_file(plain.save(tmp_path))) == {"embedding", "of_sample"}
+    assert plain.null_pooled is None and set(plain.condition(labels)) == {"text", "mask"}
+    assert set(load_file(plain.save(tmp_path))) == {"embedding", "of_sample", "mask"}
     assert TextTable.load(tmp_path).pooled is None
+
+
+def test_masks_say_where_there_are_tokens(encoder, classes, tmp_path):
+    table, labels = TextTable.of(classes), torch.tensor([1, 0, 1])
+    want = encoder(["a photo of a dog", "a photo of a cat", ""])
+    assert table.null_mask is not None and torch.equal(table.null_mask.bool(), want.mask[2])
+    assert torch.equal(table.condition(labels)["mask"].bool(), want.mask[[0, 1, 0]])
+    assert 0 < int(want.mask[2].sum()) < int(want.mask[0].sum()) < want.mask.shape[1]
+    table.save(tmp_path)
+    again = TextTable.load(tmp_path)
+    assert again.mask is not None and torch.equal(again.mask, table.mask)
+    assert not table.state_dict()
+
+
+def test_tables_of_before_masks_were_kept_still_load(classes, tmp_path):
+    table = TextTable.of(classes)
+    old = {"embedding": table.embedding, "of_sample": table.of_sample}
+    save_file(old, tmp_path / text_table.FILE_NAME)
+    again = TextTable.load(tmp_path)
+    assert again.mask is None and again.null_mask is None
+    assert set(again.condition(torch.tensor([1]))) == {"text"}
 
 
 def test_one_vector_a_text_holds_no_other(tmp_path):

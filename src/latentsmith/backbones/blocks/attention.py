@@ -1,4 +1,4 @@
-"""Self-attention over all tokens."""
+"""Attention among all tokens, and from them to others."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,8 +27,9 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(width // heads, norm) if qk_norm else None
         self.k_norm = HeadNorm(width // heads, norm) if qk_norm else None
 
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """x [B, N, D], rope [2, N, D/heads] → [B, N, D]."""
+    def forward(self, x: Tensor, rope: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """x [B, N, D], rope [2, N, D/heads] → [B, N, D]. ``seen``, bool [B, N]: the tokens that
+        are looked at, at least one of each sample; None: all."""
         # unbound before the transposes: then the three gradients are stacked where qkv's lies
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)  # [B, N, heads, head]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -36,5 +37,36 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        y = F.scaled_dot_product_attention(q, k, v)
+        mask = None if seen is None else seen[:, None, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to others, such as a text's. Arguments as `Attention`'s."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, norm: Norm = "layer"):
+        super().__init__()
+        self.heads = heads
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
+        self.q_norm = HeadNorm(width // heads, norm) if qk_norm else None
+        self.k_norm = HeadNorm(width // heads, norm) if qk_norm else None
+
+    def forward(self, x: Tensor, others: Tensor, seen: Tensor | None = None) -> Tensor:
+        """x [B, N, D], others [B, L, D] → [B, N, D]. ``seen``, bool [B, L]: the others that are
+        looked at; None: all. Who may look at none of them sees zeros."""
+        q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, N, head]
+        k, v = self.kv(others).unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, L, heads, head]
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if seen is None:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            any_seen = seen.any(1, keepdim=True)  # a softmax over nothing would be NaN
+            mask = (seen | ~any_seen)[:, None, None]
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            y = y * any_seen[:, None, None].to(y.dtype)
         return self.proj(y.transpose(1, 2).flatten(2))

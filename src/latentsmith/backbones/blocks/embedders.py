@@ -1,4 +1,4 @@
-"""Vectors for what is not a token: time and class."""
+"""From what conditions a network to its width: time, class, text."""
 
 import math
 from functools import partial
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentsmith.backbones.blocks.norms import Norm, normalize
 from latentsmith.backbones.blocks.positions import BASE
 from latentsmith.backbones.blocks.weights import Constant, Linear
 
@@ -61,3 +62,23 @@ class LabelEmbedder(nn.Module):
     def forward(self, label: Tensor) -> Tensor:
         """label int64 [B] in 0 … classes."""
         return F.embedding(label, self.weight)
+
+
+class TextEmbedder(nn.Module):
+    """Text embeddings, normalized, through an MLP: [B, L, E] → [B, L, width].
+
+    The MLP is PixArt-α's (Chen et al. 2023, arXiv 2310.00426): one projection, however many blocks
+    look at the text. Normalized first, because text encoders differ in scale by orders of magnitude
+    (T5 against a sentence encoder) and attention would be sharp or flat from the start.
+    """
+
+    def __init__(self, text_width: int, width: int, norm: Norm):
+        super().__init__()
+        self.norm: Norm = norm
+        self.fc1 = Linear(text_width, width)
+        self.fc2 = Linear(width, width)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """text [B, L, E] of any float dtype."""
+        x = normalize(text.to(self.fc1.weight.dtype), self.norm)
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

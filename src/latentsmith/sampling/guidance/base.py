@@ -10,6 +10,7 @@ predictions, mixing x̂ and ε̂ with the same scale mixes every parametrization
 the conditional model's.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -47,6 +48,26 @@ class GuidanceConfig:
         raise TypeError(f"{type(self).__name__} has no bind()")
 
 
+class Together:
+    """Predictions under several conditions from one forward of k B rows.
+
+    Args:
+        denoiser: the model.
+        conditions: k of them, each of B samples, with the same names.
+    """
+
+    def __init__(self, denoiser: Denoiser, conditions: Sequence[Condition]):
+        self.denoiser, self.count = denoiser, len(conditions)
+        first = conditions[0]
+        self.all = {name: torch.cat([c[name] for c in conditions]) for name in first}
+
+    def __call__(self, z: Tensor, t: Tensor) -> list[Prediction]:
+        """One for each condition, in their order."""
+        n, k = len(z), self.count
+        seen = self.denoiser(torch.cat([z] * k), torch.cat([t] * k), self.all)
+        return [rows_of(seen, slice(i * n, (i + 1) * n)) for i in range(k)]
+
+
 class Pair:
     """Conditional and unconditional predictions from one forward of 2 B rows.
 
@@ -64,14 +85,12 @@ class Pair:
                 "classifier-free guidance compares with and without a condition, and this model "
                 "has none: use guidance=none"
             )
-        null = denoiser.backbone.null(condition)
-        self.denoiser = denoiser
-        self.both = {name: torch.cat([condition[name], null[name]]) for name in condition}
+        self.both = Together(denoiser, [condition, denoiser.backbone.null(condition)])
 
     def __call__(self, z: Tensor, t: Tensor) -> tuple[Prediction, Prediction]:
         """(conditional, unconditional)."""
-        seen = self.denoiser(torch.cat([z, z]), torch.cat([t, t]), self.both)
-        return rows_of(seen, slice(len(z))), rows_of(seen, slice(len(z), None))
+        conditional, unconditional = self.both(z, t)
+        return conditional, unconditional
 
 
 def rows_of(seen: Prediction, rows: slice) -> Prediction:

@@ -15,6 +15,7 @@ from torch import Tensor
 from latentsmith.backbones.base import Condition
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.denoiser import Denoise, Denoiser, Prediction
+from latentsmith.diffusion.parametrization import Parametrization
 from latentsmith.sampling.guidance.base import GUIDANCE, GuidanceConfig, Pair, no_weak
 
 
@@ -41,12 +42,31 @@ class RescaledCfgConfig(GuidanceConfig):
         def denoise(z: Tensor, t: Tensor) -> Prediction:
             conditional, unconditional = pair(z, t)
             guided = unconditional.blend(conditional, self.scale)
-            value = guided.said_as(said)
-            ratio = _spread(conditional.said_as(said)) / _spread(value)
-            factor = self.rescale * ratio + (1 - self.rescale)
-            return Prediction.of(factor * value, z, t, guided.path, said, variance=guided.variance)
+            return rescaled(guided, conditional, z, t, said, self.rescale)
 
         return denoise
+
+
+def rescaled(
+    guided: Prediction,
+    conditional: Prediction,
+    z: Tensor,
+    t: Tensor,
+    said: Parametrization,
+    rescale: float,
+) -> Prediction:
+    """``guided`` with a share of its gain in spread taken back.
+
+    Args:
+        guided: of z [B, …] at t [B].
+        conditional: of the same, whose spread is right.
+        said: what the network predicts.
+        rescale: the share φ, 0 to 1.
+    """
+    value = guided.said_as(said)
+    ratio = _spread(conditional.said_as(said)) / _spread(value)
+    factor = rescale * ratio + (1 - rescale)
+    return Prediction.of(factor * value, z, t, guided.path, said, variance=guided.variance)
 
 
 def _spread(value: Tensor) -> Tensor:
