@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentsmith.autoencoders.kl import KLAutoencoder
+from latentsmith.autoencoders.base import Autoencoder
 from latentsmith.data.base import Dataset
 from latentsmith.encoders.pixel_pca import PixelPCA
 from latentsmith.encoders.spaces import ReferenceSpaces
@@ -17,7 +17,7 @@ from latentsmith.metrics.latent_card import CardData, latent_card
 
 
 def measure_autoencoder(
-    autoencoder: KLAutoencoder,
+    autoencoder: Autoencoder,
     val: Dataset,
     spaces: ReferenceSpaces,
     *,

@@ -22,7 +22,8 @@ from latentsmith.metrics.points import Points
 Input = Literal[
     "latents", "reference", "labels", "maps", "images", "recon", "features", "features_ref",
     "train", "train_labels", "test", "test_labels", "encode", "decode", "extract", "distance",
-    "tokens", "tokens_ref", "predicted_labels", "pixel_labels",
+    "tokens", "tokens_ref", "predicted_labels", "pixel_labels", "found_scenes", "asked_scenes",
+    "edits",
 ]  # fmt: skip
 """What a metric may ask for.
 
@@ -30,7 +31,8 @@ latents [N, ...] · reference [N, D] · labels int [N] · maps: spatial latents 
 images, recon [N, C, H, W] in [0, 1] · features, features_ref [N, D] (generated, real) ·
 train, test [N, D] with their labels · encode, decode: callables · extract: images → features ·
 distance: (images, images) → [N] · tokens, tokens_ref [N, T, D] (a network's, its teacher's) ·
-predicted_labels, pixel_labels int [N, H, W] (found, true).
+predicted_labels, pixel_labels int [N, H, W] (found, true) · found_scenes, asked_scenes
+int [N, 1 + K, 4], edits int [N, 9, 4] (`latentsmith.metrics.shapes_judge.tables`).
 """
 
 Replicates = Callable[..., Any]

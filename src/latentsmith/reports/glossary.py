@@ -45,6 +45,9 @@ TERMS = {
     "density": Term("Density", "generation", "same-distribution value"),
     "clip_score": Term("CLIP score", "generation", "texts of other images"),
     "coverage": Term("Coverage", "generation", "same-distribution value"),
+    "off_manifold": Term("Distance from real features", "generation"),
+    "attribute_accuracy": Term("Attribute accuracy", "generation", "texts of other images"),
+    "edit_accuracy": Term("Edit accuracy", "generation", "source, unedited"),
     "generated_fd": Term(
         "Fréchet distance of generated images", "generation", "same-distribution floor"
     ),
@@ -58,6 +61,7 @@ TERMS = {
     "pairdist_spearman": Term("Distance correlation (Spearman)", "geometry", "permuted"),
     "pairdist_stress": Term("Distance stress", "geometry"),
     "triplet_order": Term("Triplet order", "geometry"),
+    "feature_mse": Term("Error of features read back", "reconstruction"),
     "token_cosine": Term("Token cosine with the teacher", "geometry", "other images' tokens"),
     "similarity_mae": Term("Error of image similarities", "geometry", "permuted"),
     "cka_linear": Term("Linear CKA", "geometry", "permuted"),

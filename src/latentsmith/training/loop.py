@@ -6,7 +6,7 @@ Here: start, resume, cadences, the end. One step is in `engine`, what a checkpoi
 import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,21 @@ class FitResult:
     validation: list[dict[str, Any]]
     seconds: float
     ema: EMA | None
+
+    def averaged(self) -> AbstractContextManager[Any]:
+        """``with result.averaged():`` the averaged weights in place, where there are such."""
+        return nullcontext() if self.ema is None else self.ema.swapped_in()
+
+    def summary(self, place: Path, **more: Any) -> dict[str, Any]:
+        """What a training stage leaves for later stages and the report; ``place`` is its folder."""
+        return {
+            "training": place,
+            "samples": self.samples,
+            "seconds": round(self.seconds, 1),
+            "ema": self.ema is not None,
+            "parts": self.last,
+            **more,
+        }
 
 
 def fit(

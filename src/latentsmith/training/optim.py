@@ -28,24 +28,34 @@ def learning_rate(samples: int, cfg: TrainConfig, *, starts_at: int = 0) -> floa
 
 
 def adamw(
-    params: Sequence[nn.Parameter], cfg: TrainConfig, undecayed: Sequence[nn.Parameter] = ()
+    params: Sequence[nn.Parameter],
+    cfg: TrainConfig,
+    undecayed: Sequence[nn.Parameter] = (),
+    slower: Sequence[tuple[float, Sequence[nn.Parameter]]] = (),
 ) -> AdamW:
     """AdamW over float32 ``params``; weight decay acts on tensors of two dimensions or more, save
-    those in ``undecayed``."""
+    those in ``undecayed``; learning rates of those in ``slower`` are scaled."""
     spared = {id(p) for p in undecayed} | {id(p) for p in params if p.ndim < 2}
+    scales = {id(p): scale for scale, some in slower for p in some}
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for scale in (1.0, *dict.fromkeys(scales.values())):
+        for decays in (True, False):
+            found[scale, decays] = []
+    for p in params:
+        found[scales.get(id(p), 1.0), id(p) not in spared].append(p)
     groups = [
-        {"params": [p for p in params if id(p) not in spared], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in params if id(p) in spared], "weight_decay": 0.0},
+        {"params": some, "weight_decay": cfg.weight_decay if decays else 0.0, "scale": scale}
+        for (scale, decays), some in found.items()
+        if some
     ]
-    groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") for p in params)
     return AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=fused)
 
 
 def set_lr(optimizer: AdamW, lr: float) -> None:
-    """Set every group's learning rate."""
+    """Set every group's learning rate, each on its scale."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["scale"]
 
 
 def optimizer_tensors(optimizer: AdamW, names: dict[Tensor, str]) -> dict[str, Tensor]:
@@ -60,13 +70,17 @@ def optimizer_tensors(optimizer: AdamW, names: dict[Tensor, str]) -> dict[str, T
 def load_optimizer_tensors(
     optimizer: AdamW, names: dict[Tensor, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Inverse of `optimizer_tensors`. Parameters never stepped have no state, as before saving."""
+    """Inverse of `optimizer_tensors`. Parameters never stepped have no state, as before saving.
+
+    Moments get their parameter's memory layout, which a file does not keep: the fused optimizer
+    goes through both in memory order, and would pair the wrong elements of channels_last weights.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     position = 0
     for group in optimizer.param_groups:
         for param in group["params"]:
             own = {
-                key: tensors[name]
+                key: _laid_out(tensors[name], param)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if (name := f"{names[param]}/{key}") in tensors
             }
@@ -87,3 +101,10 @@ def clip_gradients(params: Sequence[nn.Parameter], most: float | None) -> Tensor
     if most is not None:
         torch.nn.utils.clip_grads_with_norm_(params, most, norm)
     return norm
+
+
+def _laid_out(value: Tensor, param: Tensor) -> Tensor:
+    """``value`` with the strides of ``param``, if it has its shape (a step count has not)."""
+    if value.shape != param.shape:
+        return value
+    return torch.empty_like(param, dtype=value.dtype, device=value.device).copy_(value)

@@ -16,7 +16,7 @@ class Stepper:
         self.params = list(objective.params)
         self.starts_at = objective.starts_at
         self.lr_scale = objective.lr_scale
-        self.optimizer = adamw(self.params, cfg, objective.undecayed)
+        self.optimizer = adamw(self.params, cfg, objective.undecayed, objective.slower)
         self.scaler = torch.amp.GradScaler(device.type) if cfg.precision == "fp16" else None
         self._cfg = cfg
 

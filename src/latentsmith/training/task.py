@@ -36,6 +36,8 @@ class Objective:
     """Samples seen before this objective is first stepped (a discriminator's warm-up)."""
     undecayed: Sequence[nn.Parameter] = ()
     """Those of ``params`` that weight decay leaves alone (LoRA: small as it is)."""
+    slower: Sequence[tuple[float, Sequence[nn.Parameter]]] = ()
+    """Those of ``params`` with a learning rate of their own: (times the objective's, which)."""
 
 
 @dataclass
