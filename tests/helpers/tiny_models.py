@@ -63,6 +63,23 @@ def tiny_clip(folder: Path, *, projection: bool = True, image_size: int = 32) ->
     return str(folder)
 
 
+def tiny_siglip(folder: Path, *, image_size: int = 32) -> str:
+    """Save a one-layer SigLIP image tower: hidden size 16, patch 8."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=image_size,
+        patch_size=8,
+    )
+    SiglipVisionModel(config).save_pretrained(folder)
+    return str(folder)
+
+
 def tiny_tokenizer(folder: Path, *, begin: str | None, length: int) -> None:
     """Save a word tokenizer of a few dozen words beside a model: begin (if any), words, end."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

@@ -14,8 +14,8 @@ from latentsmith.errors import UserError, nearest
 
 PACKAGE = "latentsmith.cli"
 ORDER = [
-    "run", "train", "sweep", "sample", "interpolate", "measure", "export", "cache", "report",
-    "list", "data", "doctor",
+    "run", "train", "sweep", "sample", "edit", "variation", "inpaint", "interpolate", "measure",
+    "export", "cache", "report", "list", "data", "doctor",
 ]  # fmt: skip
 """How ``--help`` lists the verbs; others follow."""
 

@@ -55,6 +55,15 @@ def generator_of_run(path: Path, stage: str | None) -> tuple[str, list[str], str
     return folder, words, stage
 
 
+def crop_of_run(path: Path) -> list[str]:
+    """How a run's images became squares, without chance, as an override ``crop=…``; [] where its
+    recipe does not say. Raises UserError for what is no run."""
+    from latentsmith.config.run import Run
+
+    transform = getattr(Run.load(path).config, "transform", None)
+    return [] if transform is None else [f"crop={transform.deterministic().crop}"]
+
+
 def generator_folder(path: Path, stage: str | None) -> tuple[str, str]:
     """(folder, stage) of `generator_of_run`; same errors."""
     folder, _, stage = _generator(path, stage)

@@ -11,6 +11,10 @@ WHAT = [
     "losses",
     "datasets",
     "metrics",
+    "projectors",
+    "backbones",
+    "samplers",
+    "guidance",
     "settings",
 ]
 HELP = f"list {', '.join(WHAT[:-1])} or a recipe's settings"
@@ -52,12 +56,16 @@ def show(args: argparse.Namespace) -> None:
 
 def _rows(what: str, recipe: str | None) -> list[tuple[str, str]]:
     """(name, one-line help) of each thing."""
+    from latentsmith.autoencoders.projectors import PROJECTORS
+    from latentsmith.backbones.base import BACKBONES
     from latentsmith.data.base import DATASETS
     from latentsmith.encoders.base import ENCODERS
     from latentsmith.encoders.text.base import TEXT_ENCODERS
     from latentsmith.losses.base import LOSSES
     from latentsmith.metrics.registry import METRICS
     from latentsmith.recipes.base import RECIPES
+    from latentsmith.sampling.guidance import GUIDANCE
+    from latentsmith.sampling.samplers import SAMPLERS
 
     if what == "presets":
         return _presets(RECIPES.names() if recipe is None else [recipe])
@@ -67,6 +75,10 @@ def _rows(what: str, recipe: str | None) -> list[tuple[str, str]]:
         "text_encoders": TEXT_ENCODERS,
         "losses": LOSSES,
         "datasets": DATASETS,
+        "projectors": PROJECTORS,
+        "backbones": BACKBONES,
+        "samplers": SAMPLERS,
+        "guidance": GUIDANCE,
         "metrics": METRICS,
     }
     return [(entry.name, entry.help) for entry in registries[what]]

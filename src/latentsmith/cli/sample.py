@@ -7,6 +7,7 @@ from typing import Any
 
 from latentsmith.cli._models import generator_of_run, is_run
 from latentsmith.cli._pipeline import add_settings, carry_out
+from latentsmith.cli._texts import add_prompts, prompt_words
 
 HELP = "generate images: a grid and files, the same for the same seed whatever the batch size"
 EXAMPLES = """examples:
@@ -14,6 +15,8 @@ EXAMPLES = """examples:
   latentsmith sample runs/mmreg/laptop --model generator-baseline count=256 seed=3
   latentsmith sample runs/mmreg/laptop labels=[coat,bag] guidance=cfg guidance.scale=2
   latentsmith sample my_generator sampler=dpmpp_2m sampler.steps=20
+  latentsmith sample runs/urepa/laptop --prompt "a photo of a sneaker" count=16
+  latentsmith sample runs/urepa/laptop --prompts FILE guidance=cfg guidance.scale=5
 """
 
 
@@ -24,6 +27,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="run, or folder of a saved generator")
     add_settings(parser, "sample")
+    add_prompts(parser)
     parser.add_argument(
         "--model", metavar="STAGE", help="of a run: which stage's generator (the last)"
     )
@@ -36,5 +40,6 @@ def run(args: argparse.Namespace) -> int:
     if is_run(args.source, args.model):
         source, inherited, stage = generator_of_run(Path(args.source), args.model)
         name = f"{name}-{stage}"
+    args.overrides += prompt_words(args.prompt, args.prompts)
     words = [f"generator={json.dumps(str(source))}", *inherited, *args.overrides]
     return carry_out("sample", words, name, args)

@@ -1,84 +1,45 @@
 """A trained generator with all that its samples depend on: backbone, path, normalizer, decoder; and
 the alignment heads it was trained with."""
 
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
+from latentsmith.autoencoders.base import Autoencoder
+from latentsmith.autoencoders.load import load_autoencoder
 from latentsmith.autoencoders.normalizer import LatentNormalizer
 from latentsmith.backbones.base import Backbone, Condition
 from latentsmith.backbones.export import load_backbone, save_backbone
 from latentsmith.diffusion import align
 from latentsmith.diffusion.align import Aligner
 from latentsmith.diffusion.denoiser import Denoiser
-from latentsmith.diffusion.paths import PATHS, PathConfig
+from latentsmith.encoders.text.base import TextEncoder
 from latentsmith.errors import UserError
-from latentsmith.registry import read
+from latentsmith.sampling.generator_info import (
+    FILE_NAME,
+    FROM_HERE,
+    GeneratorInfo,
+    is_model,
+    read_info,
+)
 from latentsmith.sampling.guidance import GuidanceConfig
 from latentsmith.sampling.noise import NoiseSource, starting_noise
-from latentsmith.sampling.pairing import Pairing
+from latentsmith.sampling.prompts import check, read_prompts, text_encoder_of
 from latentsmith.sampling.samplers import SamplerConfig
+from latentsmith.sampling.samplers.base import Constrain
 from latentsmith.stores import text_table
 from latentsmith.stores.text_table import TextTable
 from latentsmith.utils.files import atomic_folder, write_json
 
-FILE_NAME = "generator.json"
 BACKBONE = "backbone"
-FORMAT = 1
-FROM_HERE = "autoencoder_from_here"
-"""The autoencoder's folder as seen from the generator's: holds when both are moved together."""
-
-
-@dataclass(frozen=True)
-class GeneratorInfo:
-    """What a saved generator says about itself (``generator.json``).
-
-    Attributes:
-        path: settings of the path it was trained on.
-        pairing: what it belongs to.
-        autoencoder: folder of its autoencoder when it was saved.
-        classes: names of the classes it is conditioned on; None when unconditional.
-        training: samples seen, whether the weights are averaged, data; for stamps.
-    """
-
-    path: PathConfig
-    pairing: Pairing
-    autoencoder: str
-    classes: list[str] | None
-    training: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict."""
-        return {
-            "format": FORMAT,
-            "path": asdict(self.path),
-            "pairing": self.pairing.to_json(),
-            "autoencoder": self.autoencoder,
-            "classes": self.classes,
-            "training": self.training,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "GeneratorInfo":
-        """What `to_json` gave. Raises KeyError, TypeError or UserError for anything else."""
-        return cls(
-            path=read(PATHS, value["path"]),
-            pairing=Pairing(**value["pairing"]),
-            autoencoder=value["autoencoder"],
-            classes=value["classes"],
-            training=value["training"],
-        )
 
 
 class LatentGenerator:
-    """From seeds and labels to raw latents and images.
+    """From seeds and labels or prompts to raw latents and images.
 
     Args:
         backbone: trained, on the device to use; its weights are not copied.
@@ -98,7 +59,7 @@ class LatentGenerator:
         backbone: Backbone,
         info: GeneratorInfo,
         normalizer: LatentNormalizer,
-        autoencoder: KLAutoencoder | None = None,
+        autoencoder: Autoencoder | None = None,
         texts: TextTable | None = None,
         aligner: Aligner | None = None,
     ):
@@ -108,11 +69,68 @@ class LatentGenerator:
         self.backbone, self.info, self.normalizer = backbone, info, normalizer
         self.autoencoder, self.texts, self.aligner = autoencoder, texts, aligner
         self.path = info.path.build()
+        self._text_encoder: TextEncoder | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the backbone is."""
         return next(self.backbone.parameters()).device
+
+    def prompt(self, texts: Sequence[str], *, encoder: TextEncoder | None = None) -> Condition:
+        """What to make, in words: the ``condition`` of `sample_latents`, on the CPU.
+
+        The text encoder is loaded at the first call and kept. Prompts longer than it reads are cut,
+        with a warning.
+
+        Args:
+            texts: [N], at least one; an empty text says nothing.
+            encoder: the generator's text encoder, where it is loaded already.
+
+        Returns:
+            ``text`` [N, L, E], ``mask`` bool [N, L] and, of encoders that pool, ``pooled`` [N, P].
+
+        Raises:
+            UserError: the generator reads no texts, or does not say with which encoder; the encoder
+                cannot be had, or is another one.
+        """
+        if "text" not in self.backbone.takes:
+            raise UserError(f"{self._without_texts()}: give no prompts")
+        kept = self.info.text_encoder
+        if encoder is not None and kept is not None:
+            check(encoder, kept)
+        if encoder is None:
+            encoder = self._text_encoder or self._load_text_encoder()
+            self._text_encoder = encoder
+        return read_prompts(encoder, texts)
+
+    def _load_text_encoder(self) -> TextEncoder:
+        if self.info.text_encoder is None:
+            raise UserError(
+                f"this generator reads texts, and its {FILE_NAME} does not say by which text "
+                "encoder (it was saved by an older version): give prompt(texts, encoder=…), or "
+                "train and save it again"
+            )
+        return text_encoder_of(self.info.text_encoder).to(self.device)
+
+    def _without_texts(self) -> str:
+        classes = self.info.classes
+        if classes is None:
+            return "this generator was trained without texts and classes"
+        more = " …" if len(classes) > 10 else ""
+        return (
+            f"this generator was trained on classes and not on texts (labels: "
+            f"{', '.join(classes[:10])}{more})"
+        )
+
+    def told(
+        self, count: int, labels: Tensor | None, condition: Condition | None
+    ) -> Condition | None:
+        """``condition``, None where ``labels`` are given; where neither is, the one of ``count``
+        samples that says nothing of what they show, on the CPU. Raises UserError where the network
+        knows none."""
+        if condition is not None or labels is not None:
+            return condition
+        return self.backbone.nothing(count, torch.device("cpu"))
 
     @torch.no_grad()
     def sample_latents(
@@ -127,6 +145,8 @@ class LatentGenerator:
         noise: Tensor | None = None,
         weak: Denoiser | None = None,
         batch_size: int = 64,
+        start: float = 1.0,
+        constrain: Callable[[Tensor], Constrain] | None = None,
     ) -> Tensor:
         """Raw latents [N, C, h, w], float32 on the CPU.
 
@@ -136,17 +156,20 @@ class LatentGenerator:
         Args:
             indices: which samples [N], any non-negative numbers.
             labels: class of each [N]; default: ``index mod classes``.
-            condition: instead of labels, what each is made from, [N, …] by name (prompts:
-                ``text`` [N, L, E], SDXL also ``pooled`` [N, P]).
+            condition: instead of labels, what each is made from, [N, …] by name (`prompt` gives
+                ``text`` [N, L, E], for SDXL also ``pooled`` [N, P]).
             noise: where each starts [N, C, h, w], instead of the noise of its index.
             weak: a worse generator of the same latents, for autoguidance.
+            start: time to start at (see `SamplerConfig.sample`); ``noise`` is what is there then.
+            constrain: rows int64 [B] of a batch → what is known of their states.
 
         Raises:
-            UserError: labels for an unconditional generator, or outside the classes.
+            UserError: labels for an unconditional generator, or outside the classes; neither labels
+                nor a condition for one that is told texts.
         """
         where = torch.as_tensor(indices, dtype=torch.int64)
         if condition is None:
-            condition = self._condition(self._labels(where, labels))
+            condition = self.of_labels(self._labels(where, labels))
         elif labels is not None:
             raise UserError("labels and a condition were given: one says what the other says")
         condition = self.backbone.complete(condition)
@@ -164,13 +187,22 @@ class LatentGenerator:
                 z.to(self.device),
                 path=self.path,
                 noise=NoiseSource(seed, some, device=self.device),
+                start=start,
+                constrain=None if constrain is None else constrain(rows),
             )
             parts.append(self.normalizer.denormalize(z.float()).cpu())
         self.backbone.train(training)
         return torch.cat(parts)
 
-    def _condition(self, labels: Tensor | None) -> Condition:
+    def of_labels(self, labels: Tensor | None) -> Condition:
+        """The condition of classes int64 [N]: labels, or the classes' texts; {} for None. Raises
+        UserError for None where the network is told texts."""
         if labels is None:
+            if "text" in self.backbone.takes:
+                raise UserError(
+                    "this generator makes images from texts, and got none: give prompts "
+                    "(condition=generator.prompt([…]); of latentsmith sample, --prompt TEXT)"
+                )
             return {}
         return {"label": labels} if self.texts is None else self.texts.condition(labels)
 
@@ -198,12 +230,43 @@ class LatentGenerator:
 
         Raises UserError without an autoencoder.
         """
-        if self.autoencoder is None:
-            raise UserError("this generator was loaded without an autoencoder: it gives latents")
-        decoder = self.autoencoder.eval()
-        device = next(decoder.parameters()).device
+        decoder, device = self._coder()
         parts = [decoder.decode(z.to(device)).clamp(0, 1).cpu() for z in latents.split(batch_size)]
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, batch_size: int = 64) -> Tensor:
+        """Images [N, channels, H, W] in [0, 1] → raw latents [N, C, h, w], the most likely ones,
+        float32 on the CPU.
+
+        Raises:
+            UserError: no autoencoder, or images of another size, channels or range than it takes.
+        """
+        encoder, device = self._coder()
+        side = self.resolution
+        if images.ndim != 4 or tuple(images.shape[2:]) != (side, side):
+            raise UserError(
+                f"images of shape {list(images.shape)} given to a generator of [N, "
+                f"{encoder.channels}, {side}, {side}]: resize or crop them first"
+            )
+        if bool((images.min() < 0) | (images.max() > 1)):
+            raise UserError(
+                f"images have values from {float(images.min()):g} to {float(images.max()):g}: give "
+                "them in [0, 1]"
+            )
+        parts = [encoder.encode(x.to(device)).mode().cpu() for x in images.split(batch_size)]
+        return torch.cat(parts)
+
+    @property
+    def resolution(self) -> int:
+        """Side of its images in pixels. Raises UserError without an autoencoder."""
+        return self.backbone.latent_shape[1] * self._coder()[0].factor
+
+    def _coder(self) -> tuple[Autoencoder, torch.device]:
+        """In evaluation mode, and where it is. Raises UserError when there is none."""
+        if self.autoencoder is None:
+            raise UserError("this generator was loaded without an autoencoder: it gives latents")
+        return self.autoencoder.eval(), next(self.autoencoder.parameters()).device
 
     def sample(self, indices: Sequence[int] | Tensor, **how: Any) -> Tensor:
         """Images [N, channels, H, W] in [0, 1]; ``how`` as for `sample_latents`."""
@@ -236,7 +299,7 @@ class LatentGenerator:
         cls,
         folder: Path | str,
         *,
-        autoencoder: KLAutoencoder | Path | str | None = None,
+        autoencoder: Autoencoder | Path | str | None = None,
         device: torch.device | str = "cpu",
     ) -> "LatentGenerator":
         """What `save` wrote, with its autoencoder.
@@ -249,9 +312,9 @@ class LatentGenerator:
             UserError: nothing there, damaged, the autoencoder is gone, or another one.
         """
         folder = Path(folder)
-        info = _read_info(folder)
+        info = read_info(folder)
         given = info.autoencoder if autoencoder is None else autoencoder
-        if not isinstance(given, KLAutoencoder):
+        if not isinstance(given, Autoencoder):
             given = _autoencoder(folder, Path(given))
         backbone = load_backbone(folder / BACKBONE).to(device)
         normalizer = LatentNormalizer.load(folder)
@@ -263,28 +326,11 @@ class LatentGenerator:
         return cls(backbone.eval(), info, normalizer, given.to(device), texts, aligner)
 
 
-def _read_info(folder: Path) -> GeneratorInfo:
-    file = folder / FILE_NAME
-    if not file.is_file():
-        raise UserError(f"{folder} holds no generator: it has no {FILE_NAME}")
-    try:
-        value = json.loads(file.read_text())
-        info = GeneratorInfo.from_json(value)
-        beside = os.path.normpath(folder / value[FROM_HERE])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): save the generator again") from error
-    return replace(info, autoencoder=beside) if _is_model(Path(beside)) else info
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
-def _autoencoder(folder: Path, source: Path) -> KLAutoencoder:
+def _autoencoder(folder: Path, source: Path) -> Autoencoder:
     """The autoencoder at ``source``. Raises UserError when it is gone."""
-    if not _is_model(source):
+    if not is_model(source):
         raise UserError(
             f"the autoencoder of {folder} is not at {source}: give the folder it is in now "
             "(autoencoder=…; of latentsmith export, --autoencoder)"
         )
-    return KLAutoencoderConfig(source=str(source)).build()
+    return load_autoencoder(source)

@@ -8,7 +8,7 @@ shifted in colour), which is why the four are bound by digests and checked, neve
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latentsmith.autoencoders.kl import KLAutoencoder
+from latentsmith.autoencoders.base import Autoencoder
 from latentsmith.autoencoders.normalizer import LatentNormalizer
 from latentsmith.errors import UserError
 from latentsmith.stores.base import FeatureStore
@@ -34,7 +34,7 @@ class Pairing:
     """Fingerprint of the latents' store."""
 
     @classmethod
-    def of(cls, autoencoder: KLAutoencoder, store: FeatureStore) -> "Pairing":
+    def of(cls, autoencoder: Autoencoder, store: FeatureStore) -> "Pairing":
         """The pairing of a generator that will be trained on ``store``.
 
         Raises:
@@ -56,7 +56,7 @@ class Pairing:
             latents=store.manifest.fingerprint(),
         )
 
-    def check(self, autoencoder: KLAutoencoder, *, where: str = "the generator") -> None:
+    def check(self, autoencoder: Autoencoder, *, where: str = "the generator") -> None:
         """Refuse an autoencoder that the generator was not trained with.
 
         Raises:

@@ -70,8 +70,18 @@ def score_generator(
     Returns:
         Card with the figure ``samples`` [at most `SHOWN`, C, H, W], those of this process.
     """
+    latents = make_latents(generator, how, team, condition=condition)
+    images = generator.decode(latents, batch_size=how.batch_size)
+    return score_images(images, spaces, how, team, stamp=stamp, clip=clip)
+
+
+def make_latents(
+    generator: LatentGenerator, how: Score, team: Team, *, condition: Condition | None = None
+) -> Tensor:
+    """This process's part of the ``how.count`` raw latents [n, C, h, w]. Arguments as
+    `score_generator`."""
     mine = torch.arange(how.count)[rank_slice(how.count, team.rank, team.world_size)]
-    images = generator.sample(
+    return generator.sample_latents(
         mine,
         sampler=how.sampler,
         guidance=how.guidance,
@@ -79,6 +89,22 @@ def score_generator(
         batch_size=how.batch_size,
         condition=None if condition is None else {k: v[mine] for k, v in condition.items()},
     )
+
+
+def score_images(
+    images: Tensor,
+    spaces: Spaces,
+    how: Score,
+    team: Team,
+    *,
+    stamp: Stamp,
+    clip: ClipPairs | None = None,
+) -> LatentCard:
+    """The measuring half of `score_generator`.
+
+    Args:
+        images: this process's part of the ``how.count`` generated ones [n, C, H, W] in [0, 1].
+    """
     stamp = replace(
         stamp,
         count=how.count,

@@ -38,15 +38,21 @@ class SampleConfig(RecipeConfig):
     guidance: Annotated[GuidanceConfig, OneOf(GUIDANCE)] = field(default_factory=NoGuidanceConfig)
     """How far the condition is exaggerated."""
     count: Annotated[int, Field(ge=1)] = 64
-    """Number of images."""
+    """Number of images, of all prompts or classes together."""
     first: Annotated[int, Field(ge=0)] = 0
     """Number of the first image: 64 … 127 of one seed go on where 0 … 63 ended."""
     labels: list[str | int] = field(default_factory=list)
     """Classes, by name or number, taken in turn; left out: all classes in turn."""
+    prompts: list[str] = field(default_factory=list)
+    """What images are to show, taken in turn: image number i shows prompt i mod their number."""
     latents: bool = False
     """Also write the raw latents, ``latents.safetensors``: "latents" [count, C, h, w]."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images at once; it does not change them."""
+
+    def __post_init__(self) -> None:
+        if self.prompts and self.labels:
+            raise ValueError("prompts and labels are both given: say what to show in one way")
 
     def stages(self) -> list[Stage]:
         """One: sample and write."""
@@ -58,8 +64,7 @@ class SampleConfig(RecipeConfig):
         """Load the generator with its autoencoder; samples nothing."""
         import torch
 
-        from latentsmith.recipes.sample.stages import load
-        from latentsmith.sampling.labels import labels_of
+        from latentsmith.recipes.sample.stages import Wanted, load
 
-        labels_of(torch.arange(self.count), self.labels, load(self).info.classes)
+        Wanted.of(self, load(self), torch.arange(self.count))
         print(f"{self.count} images by {self.sampler.kind}, guidance {self.guidance.kind}")

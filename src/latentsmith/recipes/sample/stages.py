@@ -1,7 +1,9 @@
 """The sample recipe's one stage."""
 
 import logging
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from latentsmith.backbones.base import Condition
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
 from latentsmith.diffusion.denoiser import Denoiser
@@ -30,12 +33,12 @@ SHOWN = 256
 
 def sample(cfg: SampleConfig, run: Run) -> None:
     """Write ``images/<number>.png``, ``samples.png`` (a grid of the first) and ``samples.json``:
-    what made them, and each image's class; ``latents.safetensors`` where asked for. Made again only
-    when the generator at its place has become another.
+    what made them, and each image's class and prompt; ``latents.safetensors`` where asked for. Made
+    again only when the generator at its place has become another.
 
     Raises:
-        UserError: no generator there, another autoencoder than its own, unknown classes, or several
-            processes.
+        UserError: no generator there, another autoencoder than its own, unknown classes, prompts
+            for one that reads none, or several processes.
     """
     team = Team.join(several_objectives=False)
     if team.world_size > 1:
@@ -48,25 +51,28 @@ def sample(cfg: SampleConfig, run: Run) -> None:
     if run.stage_done("samples") and run.summary("samples").get("weights") == weights:
         return
     numbers = torch.arange(cfg.first, cfg.first + cfg.count)
-    labels = labels_of(numbers, cfg.labels, generator.info.classes)
+    wanted = Wanted.of(cfg, generator, numbers)
     names = [f"{number:06}" for number in numbers.tolist()]
     shown, kept = [], []
     with atomic_folder(run.path / "images") as folder, Counter("sampling", cfg.count) as count:
-        for rows, latents, images in make(cfg, generator, numbers, labels):
+        for rows, latents, images in make(cfg, generator, numbers, wanted):
             # written as they come: a data set's worth of images does not fit in memory
             write_images(images, folder, [names[row] for row in rows.tolist()])
             shown += images[: SHOWN - len(shown)]
             kept += [latents] if cfg.latents else []
             count(int(rows[-1]) + 1)
-    save_grid(torch.stack(shown), run.path / "samples.png")
+    columns = wanted.columns(len(shown))
+    save_grid(torch.stack(shown), run.path / "samples.png", columns=columns)
     if cfg.latents:
         with atomic_path(run.path / "latents.safetensors") as tmp:
             save_file({"latents": torch.cat(kept)}, tmp)
-    classes = [None] * len(numbers) if labels is None else labels.tolist()
     record = {
         "generator": generator.info.to_json(),
         "settings": to_dict(cfg),
-        "images": [{"file": f"{n}.png", "class": c} for n, c in zip(names, classes, strict=True)],
+        "images": [
+            {"file": f"{name}.png", "class": c, "prompt": prompt}
+            for name, c, prompt in zip(names, *wanted.told(), strict=True)
+        ],
     }
     write_json(run.path / "samples.json", record)
     run.mark_done("samples", {"images": run.path / "images", "weights": weights})
@@ -79,8 +85,54 @@ def load(cfg: SampleConfig, device: torch.device | str = "cpu") -> LatentGenerat
     return LatentGenerator.load(cfg.generator, autoencoder=cfg.autoencoder, device=device)
 
 
+@dataclass
+class Wanted:
+    """What each of N images is to show.
+
+    Attributes:
+        numbers: of the images [N].
+        labels: class of each [N]; None where there are none, or prompts.
+        prompts: taken in turn; [] where there are none.
+        said: what the prompts say, [P, …] by name.
+    """
+
+    numbers: Tensor
+    labels: Tensor | None
+    prompts: list[str]
+    said: Condition
+
+    @classmethod
+    def of(cls, cfg: SampleConfig, generator: LatentGenerator, numbers: Tensor) -> "Wanted":
+        """Read prompts and classes. Raises UserError for those the generator does not take."""
+        if cfg.prompts:
+            return cls(numbers, None, cfg.prompts, generator.prompt(cfg.prompts))
+        return cls(numbers, labels_of(numbers, cfg.labels, generator.info.classes), [], {})
+
+    def of_rows(self, rows: Tensor) -> dict[str, Any]:
+        """Arguments of `LatentGenerator.sample_latents` for some of the images [B]."""
+        if not self.prompts:
+            return {"labels": None if self.labels is None else self.labels[rows]}
+        turn = self.numbers[rows] % len(self.prompts)
+        return {"condition": {name: value[turn] for name, value in self.said.items()}}
+
+    def told(self) -> tuple[list[int | None], list[str | None]]:
+        """Class and prompt of each image."""
+        nothing: list[None] = [None] * len(self.numbers)
+        turns = (self.numbers % max(1, len(self.prompts))).tolist()
+        return (
+            [*nothing] if self.labels is None else self.labels.tolist(),
+            [self.prompts[n] for n in turns] if self.prompts else [*nothing],
+        )
+
+    def columns(self, shown: int) -> int | None:
+        """Of a grid of so many images: as square as it goes with one prompt in each column; None:
+        the grid's own."""
+        each, root = len(self.prompts), math.ceil(math.sqrt(shown))
+        return None if not 1 < each <= 2 * root else each * max(1, root // each)
+
+
 def make(
-    cfg: SampleConfig, generator: LatentGenerator, numbers: Tensor, labels: Tensor | None
+    cfg: SampleConfig, generator: LatentGenerator, numbers: Tensor, wanted: Wanted
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(rows of ``numbers`` [B], raw latents [B, C, h, w], images [B, C, H, W] in [0, 1]), batch by
     batch."""
@@ -88,9 +140,8 @@ def make(
     if cfg.weak is not None:
         how["weak"] = _weak(generator, cfg.weak)
     for rows in torch.arange(len(numbers)).split(cfg.batch_size):
-        some = None if labels is None else labels[rows]
         latents = generator.sample_latents(
-            numbers[rows], labels=some, batch_size=cfg.batch_size, **how
+            numbers[rows], **wanted.of_rows(rows), batch_size=cfg.batch_size, **how
         )
         yield rows, latents, generator.decode(latents, batch_size=cfg.batch_size)
 

@@ -16,7 +16,15 @@ from latentsmith.diffusion.denoiser import Denoise
 from latentsmith.diffusion.paths import Path
 from latentsmith.errors import UserError
 from latentsmith.sampling.noise import StepNoise
-from latentsmith.sampling.samplers.base import SAMPLERS, SamplerConfig, combine, predict, start
+from latentsmith.sampling.samplers.base import (
+    SAMPLERS,
+    Constrain,
+    SamplerConfig,
+    combine,
+    held,
+    predict,
+    start,
+)
 
 
 def adaptive(
@@ -26,6 +34,7 @@ def adaptive(
     *,
     path: Path,
     noise: StepNoise | None = None,
+    constrain: Constrain | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     most: int = 1000,
@@ -47,7 +56,8 @@ def adaptive(
 
     def velocity(t: Tensor, state: Tensor) -> Tensor:
         at = t.detach().cpu().double()
-        seen = predict(denoise, state, float(at), z.dtype)
+        # inside, for the steps are torchdiffeq's: what the model sees is always constrained
+        seen = predict(denoise, held(constrain, state, float(at)), float(at), z.dtype)
         return combine((float(path.d_alpha(at)), seen.data), (float(path.d_sigma(at)), seen.noise))
 
     def worst(error: Tensor) -> Tensor:
@@ -71,7 +81,7 @@ def adaptive(
     if onto_data:
         t, s = steps[-1]
         state = combine((1, state), (s - t, velocity(times[-2], state)))
-    return state.to(z.dtype)
+    return held(constrain, state, float(times[-1])).to(z.dtype)
 
 
 @SAMPLERS.register("adaptive", help="dopri5 with step size control on the probability flow")
@@ -96,10 +106,17 @@ class AdaptiveConfig(SamplerConfig):
         return torch.tensor([1, self.last_step, 0], dtype=torch.float64)
 
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """See `SamplerConfig.sample`."""
         return adaptive(
-            denoise, z, self.times(path), path=path,
+            denoise, z, self.times_from(path, start), path=path, constrain=constrain,
             rtol=self.rtol, atol=self.atol, most=self.most,
         )  # fmt: skip

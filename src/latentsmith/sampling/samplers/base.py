@@ -2,15 +2,17 @@
 
 A sampler is a function
 
-    sampler(denoise, z, times, *, path, noise=None, …) -> z
+    sampler(denoise, z, times, *, path, noise=None, constrain=None, …) -> z
 
 from noise ``z`` [B, …] at ``times[0]`` to data at ``times[-1]``. ``times`` float64 [S+1] on the
 CPU decreases; all coefficients are computed from it in float64 once, as plain numbers, so a step is
-the network and two or three sums. The state is float32 (float64 when ``z`` is), the network sees
+the network and two or three sums. Where some of the data is known, ``constrain`` puts it back after
+every step. The state is float32 (float64 when ``z`` is), the network sees
 ``z``'s dtype and times of the state's dtype. Nothing switches gradients off: wrap the call in
 ``torch.no_grad()`` unless you want them.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
@@ -29,6 +31,9 @@ from latentsmith.sampling.noise import StepNoise
 
 SAMPLERS = Registry("sampler", "latentsmith.sampling.samplers")
 
+Constrain = Callable[[Tensor, float], Tensor]
+"""(state [B, …], its time) → the state with what is known about it put in, of the same shape."""
+
 
 @schema
 class SamplerConfig:
@@ -41,19 +46,35 @@ class SamplerConfig:
         not fit the path."""
         raise TypeError(f"{type(self).__name__} has no times()")
 
+    def times_from(self, path: Path, start: float) -> Tensor:
+        """`times` from ``start`` on, see `from_start`. Raises UserError as it does."""
+        return from_start(self.times(path), path, start)
+
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """Data from noise, shape and dtype of ``z`` [B, …].
 
         Args:
             denoise: the model with condition and guidance in it.
-            z: standard normal noise, see `latentsmith.sampling.noise.starting_noise`.
+            z: standard normal noise, see `latentsmith.sampling.noise.starting_noise`; with a
+                ``start`` below 1, data noised to the first of `times_from`.
             path: the model's.
             noise: what stochastic samplers add, see `latentsmith.sampling.noise.NoiseSource`.
+            start: time to start at; 1: the whole way, from noise.
+            constrain: what is known of the state, put in after every step (``adaptive``: whenever
+                the model is asked, and at the end).
 
         Raises:
-            UserError: a grid that does not fit the path, a stochastic sampler without ``noise``.
+            UserError: a grid that does not fit the path or the start, a stochastic sampler without
+                ``noise``.
         """
         raise TypeError(f"{type(self).__name__} has no sample()")
 
@@ -84,6 +105,41 @@ class SteppedConfig(SamplerConfig):
         )  # fmt: skip
 
 
+def from_start(times: Tensor, path: Path, start: float) -> Tensor:
+    """The part of a grid that a run from ``start`` goes through: steps of the whole run, the first
+    of them cut short (a cut to less than half a step is joined with the next: solvers of several
+    steps would build on the difference of two almost equal points).
+
+    Args:
+        times: of the whole run, float64 [S + 1].
+        path: says where a network was trained: on a vp path the start moves to the step at or
+            after it.
+        start: in (0, 1]; from the grid's first time on, 1 included, it is the grid itself.
+
+    Returns:
+        Times float64 [at most S + 1], the first (near) ``start``.
+
+    Raises:
+        UserError: a start outside (0, 1], or with no step of this grid below it.
+    """
+    if not 0 < start <= 1:
+        raise UserError(
+            f"start={start:g}: a sampler starts at a time above 0 (data) and at most 1 (noise)"
+        )
+    first = path.on_grid(torch.tensor([start], dtype=torch.float64))
+    if start == 1 or first[0] >= times[0]:
+        return times
+    below = times[times < first[0]]
+    if not len(below):
+        raise UserError(
+            f"start={start:g} lies below {float(times[-1]):g}, where this sampler ends: start "
+            "later, or set sampler.end=data"
+        )
+    if len(below) > 1 and 2 * (first[0] - below[0]) < below[0] - below[1]:
+        below = below[1:]
+    return torch.cat([first, below])
+
+
 def start(z: Tensor, times: Tensor) -> tuple[Tensor, list[tuple[float, float]]]:
     """The state, and the steps (t, s).
 
@@ -109,6 +165,11 @@ def combine(first: tuple[float, Tensor], *others: tuple[float, Tensor]) -> Tenso
     for factor, x in others:
         out.add_(x, alpha=factor)
     return out
+
+
+def held(constrain: Constrain | None, state: Tensor, t: float) -> Tensor:
+    """The state at time ``t`` with what is known about it, in its own dtype."""
+    return state if constrain is None else constrain(state, t).to(state.dtype)
 
 
 def needed(noise: StepNoise | None, sampler: str) -> StepNoise:

@@ -19,8 +19,10 @@ from latentsmith.diffusion.paths import Path
 from latentsmith.sampling.noise import StepNoise
 from latentsmith.sampling.samplers.base import (
     SAMPLERS,
+    Constrain,
     SteppedConfig,
     combine,
+    held,
     needed,
     predict,
     start,
@@ -34,6 +36,7 @@ def ddim(
     *,
     path: Path,
     noise: StepNoise | None = None,
+    constrain: Constrain | None = None,
     eta: float = 0.0,
 ) -> Tensor:
     """Data from noise, see `latentsmith.sampling.samplers.base`. One forward a step.
@@ -47,13 +50,14 @@ def ddim(
     state, steps = start(z, times)
     alpha, sigma = path.alpha(times).tolist(), path.sigma(times).tolist()
     fresh = needed(noise, "ddim with eta > 0") if eta > 0 else None
-    for k, (t, _) in enumerate(steps):
+    for k, (t, s) in enumerate(steps):
         data = predict(denoise, state, t, z.dtype).data
         std = eta * sqrt(posterior_variance(alpha[k], sigma[k], alpha[k + 1], sigma[k + 1]))
         kept = sqrt(sigma[k + 1] ** 2 - std**2) / sigma[k]
         state = combine((kept, state), (alpha[k + 1] - alpha[k] * kept, data))
         if fresh is not None and std > 0:
             state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=std)
+        state = held(constrain, state, s)
     return state.to(z.dtype)
 
 
@@ -73,7 +77,22 @@ class DdimConfig(SteppedConfig):
     """Share of fresh noise: 0 deterministic, 1 as much as ddpm."""
 
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """See `SamplerConfig.sample`."""
-        return ddim(denoise, z, self.times(path), path=path, noise=noise, eta=self.eta)
+        return ddim(
+            denoise,
+            z,
+            self.times_from(path, start),
+            path=path,
+            constrain=constrain,
+            noise=noise,
+            eta=self.eta,
+        )

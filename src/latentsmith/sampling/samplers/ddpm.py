@@ -21,8 +21,10 @@ from latentsmith.errors import UserError
 from latentsmith.sampling.noise import StepNoise
 from latentsmith.sampling.samplers.base import (
     SAMPLERS,
+    Constrain,
     SteppedConfig,
     combine,
+    held,
     needed,
     predict,
     start,
@@ -38,6 +40,7 @@ def ddpm(
     *,
     path: Path,
     noise: StepNoise | None = None,
+    constrain: Constrain | None = None,
     variance: Variance = "small",
 ) -> Tensor:
     """Data from noise, see `latentsmith.sampling.samplers.base`. One forward a step.
@@ -51,7 +54,7 @@ def ddpm(
     state, steps = start(z, times)
     alpha, sigma = path.alpha(times).tolist(), path.sigma(times).tolist()
     fresh = needed(noise, "ddpm")
-    for k, (t, _) in enumerate(steps):
+    for k, (t, s) in enumerate(steps):
         seen = predict(denoise, state, t, z.dtype)
         alpha_s, sigma_s = alpha[k + 1], sigma[k + 1]
         a = alpha[k] / alpha_s
@@ -59,13 +62,13 @@ def ddpm(
         kept, new = a * sigma_s**2 / sigma[k] ** 2, alpha_s * b / sigma[k] ** 2
         state = combine((kept, state), (new, seen.data))
         small = b * sigma_s**2 / sigma[k] ** 2
-        if sigma_s == 0:
-            continue
-        n = fresh(k, z.shape[1:]).to(state)
-        if variance == "learned":
-            state = state + _learned(seen.variance, state, small, b) * n
-        else:
-            state = state.add_(n, alpha=sqrt(small if variance == "small" else b))
+        if sigma_s > 0:
+            n = fresh(k, z.shape[1:]).to(state)
+            if variance == "learned":
+                state = state + _learned(seen.variance, state, small, b) * n
+            else:
+                state = state.add_(n, alpha=sqrt(small if variance == "small" else b))
+        state = held(constrain, state, s)
     return state.to(z.dtype)
 
 
@@ -92,7 +95,22 @@ class DdpmConfig(SteppedConfig):
     fixed_small, fixed_large, learned_range."""
 
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """See `SamplerConfig.sample`."""
-        return ddpm(denoise, z, self.times(path), path=path, noise=noise, variance=self.variance)
+        return ddpm(
+            denoise,
+            z,
+            self.times_from(path, start),
+            path=path,
+            constrain=constrain,
+            noise=noise,
+            variance=self.variance,
+        )

@@ -18,7 +18,15 @@ from latentsmith.diffusion.denoiser import Denoise
 from latentsmith.diffusion.paths import Path
 from latentsmith.sampling.grid import time_grid
 from latentsmith.sampling.noise import StepNoise
-from latentsmith.sampling.samplers.base import SAMPLERS, SteppedConfig, combine, predict, start
+from latentsmith.sampling.samplers.base import (
+    SAMPLERS,
+    Constrain,
+    SteppedConfig,
+    combine,
+    held,
+    predict,
+    start,
+)
 
 FEW = 15
 
@@ -30,6 +38,7 @@ def dpmpp_2m(
     *,
     path: Path,
     noise: StepNoise | None = None,
+    constrain: Constrain | None = None,
     lower_order_final: bool = True,
 ) -> Tensor:
     """Data from noise, see `latentsmith.sampling.samplers.base`. One forward a step.
@@ -41,7 +50,7 @@ def dpmpp_2m(
     alpha, sigma = path.alpha(times).tolist(), path.sigma(times).tolist()
     logsnr = [_log(a) - _log(s) for a, s in zip(alpha, sigma, strict=True)]
     before = None
-    for k, (t, _) in enumerate(steps):
+    for k, (t, s) in enumerate(steps):
         data = predict(denoise, state, t, z.dtype).data
         middle, h = data, logsnr[k + 1] - logsnr[k]
         last = k == len(steps) - 1 and lower_order_final and len(steps) < FEW
@@ -50,6 +59,7 @@ def dpmpp_2m(
             middle = combine((1 + lean, data), (-lean, before))
         kept = sigma[k + 1] / sigma[k]
         state = combine((kept, state), (alpha[k + 1] - alpha[k] * kept, middle))
+        state = held(constrain, state, s)
         before = data
     return state.to(z.dtype)
 
@@ -76,9 +86,21 @@ class Dpmpp2mConfig(SteppedConfig):
         )  # fmt: skip
 
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """See `SamplerConfig.sample`."""
         return dpmpp_2m(
-            denoise, z, self.times(path), path=path, lower_order_final=self.lower_order_final
+            denoise,
+            z,
+            self.times_from(path, start),
+            path=path,
+            constrain=constrain,
+            lower_order_final=self.lower_order_final,
         )

@@ -11,11 +11,25 @@ from latentsmith.config.schema import schema
 from latentsmith.diffusion.denoiser import Denoise
 from latentsmith.diffusion.paths import Path
 from latentsmith.sampling.noise import StepNoise
-from latentsmith.sampling.samplers.base import SAMPLERS, SteppedConfig, combine, predict, start
+from latentsmith.sampling.samplers.base import (
+    SAMPLERS,
+    Constrain,
+    SteppedConfig,
+    combine,
+    held,
+    predict,
+    start,
+)
 
 
 def euler(
-    denoise: Denoise, z: Tensor, times: Tensor, *, path: Path, noise: StepNoise | None = None
+    denoise: Denoise,
+    z: Tensor,
+    times: Tensor,
+    *,
+    path: Path,
+    noise: StepNoise | None = None,
+    constrain: Constrain | None = None,
 ) -> Tensor:
     """Data from noise, see `latentsmith.sampling.samplers.base`. One forward a step."""
     state, steps = start(z, times)
@@ -24,6 +38,7 @@ def euler(
         seen = predict(denoise, state, t, z.dtype)
         h = s - t
         state = combine((1, state), (h * d_alpha[k], seen.data), (h * d_sigma[k], seen.noise))
+        state = held(constrain, state, s)
     return state.to(z.dtype)
 
 
@@ -35,7 +50,14 @@ class EulerConfig(SteppedConfig):
     kind: Literal["euler"] = "euler"
 
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """See `SamplerConfig.sample`."""
-        return euler(denoise, z, self.times(path), path=path)
+        return euler(denoise, z, self.times_from(path, start), path=path, constrain=constrain)

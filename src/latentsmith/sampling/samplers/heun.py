@@ -14,11 +14,25 @@ from latentsmith.config.schema import schema
 from latentsmith.diffusion.denoiser import Denoise
 from latentsmith.diffusion.paths import Path
 from latentsmith.sampling.noise import StepNoise
-from latentsmith.sampling.samplers.base import SAMPLERS, SteppedConfig, combine, predict, start
+from latentsmith.sampling.samplers.base import (
+    SAMPLERS,
+    Constrain,
+    SteppedConfig,
+    combine,
+    held,
+    predict,
+    start,
+)
 
 
 def heun(
-    denoise: Denoise, z: Tensor, times: Tensor, *, path: Path, noise: StepNoise | None = None
+    denoise: Denoise,
+    z: Tensor,
+    times: Tensor,
+    *,
+    path: Path,
+    noise: StepNoise | None = None,
+    constrain: Constrain | None = None,
 ) -> Tensor:
     """Data from noise, see `latentsmith.sampling.samplers.base`. 2 S − 1 forwards onto data."""
     state, steps = start(z, times)
@@ -30,10 +44,11 @@ def heun(
         ahead = combine((1, state), (s - t, velocity))
         if sigma[k + 1] == 0:
             state = ahead
-            continue
-        there = predict(denoise, ahead, s, z.dtype)
-        further = combine((d_alpha[k + 1], there.data), (d_sigma[k + 1], there.noise))
-        state = combine((1, state), ((s - t) / 2, velocity), ((s - t) / 2, further))
+        else:
+            there = predict(denoise, ahead, s, z.dtype)
+            further = combine((d_alpha[k + 1], there.data), (d_sigma[k + 1], there.noise))
+            state = combine((1, state), ((s - t) / 2, velocity), ((s - t) / 2, further))
+        state = held(constrain, state, s)
     return state.to(z.dtype)
 
 
@@ -45,7 +60,14 @@ class HeunConfig(SteppedConfig):
     kind: Literal["heun"] = "heun"
 
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """See `SamplerConfig.sample`."""
-        return heun(denoise, z, self.times(path), path=path)
+        return heun(denoise, z, self.times_from(path, start), path=path, constrain=constrain)

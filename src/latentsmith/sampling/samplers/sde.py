@@ -20,8 +20,10 @@ from latentsmith.diffusion.paths import Path
 from latentsmith.sampling.noise import StepNoise
 from latentsmith.sampling.samplers.base import (
     SAMPLERS,
+    Constrain,
     SteppedConfig,
     combine,
+    held,
     needed,
     predict,
     start,
@@ -38,6 +40,7 @@ def sde(
     *,
     path: Path,
     noise: StepNoise | None = None,
+    constrain: Constrain | None = None,
     form: Form = "sigma",
     scale: float = 2.0,
     last: Last = "mean",
@@ -66,6 +69,7 @@ def sde(
         state = combine((1, state), (h * d_alpha[k], seen.data), (h * of_noise, seen.noise))
         if not final and w > 0:
             state = state.add_(fresh(k, z.shape[1:]).to(state), alpha=sqrt(w * -h))
+        state = held(constrain, state, s)
     return state.to(z.dtype)
 
 
@@ -98,10 +102,17 @@ class SdeConfig(SteppedConfig):
         return torch.cat([path.on_grid(even), torch.zeros(1, dtype=torch.float64)])
 
     def sample(
-        self, denoise: Denoise, z: Tensor, *, path: Path, noise: StepNoise | None = None
+        self,
+        denoise: Denoise,
+        z: Tensor,
+        *,
+        path: Path,
+        noise: StepNoise | None = None,
+        start: float = 1.0,
+        constrain: Constrain | None = None,
     ) -> Tensor:
         """See `SamplerConfig.sample`."""
         return sde(
-            denoise, z, self.times(path), path=path, noise=noise,
+            denoise, z, self.times_from(path, start), path=path, constrain=constrain, noise=noise,
             form=self.form, scale=self.scale, last=self.last,
         )  # fmt: skip
