@@ -178,6 +178,26 @@ def test_generators_sample_and_give_features(smoke, tmp_path, capsys):
     assert head(images).tokens.shape == (2, 16, 1280)
 
 
+def test_generators_read_new_prompts_and_vary_images(smoke, tmp_path, monkeypatch):
+    folder = smoke / "training/aligned/generator"
+    generator = LatentGenerator.load(folder)
+    assert generator.info.classes is not None and generator.texts is not None
+    template = Run.load(smoke).config.template
+    said = generator.prompt([template.replace("{}", name) for name in generator.info.classes])
+    known = generator.texts.condition(torch.arange(len(generator.info.classes)))
+    # stored in float16
+    torch.testing.assert_close(said["text"], known["text"].float(), rtol=1e-2, atol=2e-3)
+    monkeypatch.chdir(tmp_path)
+    words = ["--prompt", "a photo of a star", "sampler.steps=1"]
+    assert main(["sample", str(smoke), *words, "count=2", "--out", "samples"]) == 0
+    image = "samples/images/000001.png"
+    assert main(["variation", str(smoke), "--image", image, *words, "--out", "edits"]) == 0
+    record = json.loads((tmp_path / "edits/edits.json").read_text())
+    run = Run.load(smoke).config
+    assert record["settings"]["crop"] == run.transform.crop
+    assert record["settings"]["guidance"]["kind"] == run.evaluate.guidance.kind
+
+
 def test_another_setting_in_the_same_folder_is_refused(smoke, capsys):
     assert main([*ARGS, "unet.lora.rank=4", "--out", str(smoke)]) == 2
     text = capsys.readouterr().err

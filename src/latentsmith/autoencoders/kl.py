@@ -1,30 +1,25 @@
 """``diffusers.AutoencoderKL`` from the hub, a folder, or a config; images in [0, 1]."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latentsmith.autoencoders.base import Autoencoder, Posterior
 from latentsmith.autoencoders.normalizer import (
     FILE_NAME,
     Latent,
-    LatentMoments,
     LatentNormalizer,
 )
 from latentsmith.config.schema import schema
 from latentsmith.errors import UserError
-from latentsmith.losses.kl import KLReduction, gaussian_kl
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.files import atomic_folder
 from latentsmith.utils.needs import Need, hub_weights
 
 log = logging.getLogger(__name__)
-
-Part = Literal["both", "encoder", "decoder"]
 
 SCRATCH = "scratch"
 
@@ -160,41 +155,18 @@ class KLAutoencoderConfig:
         return model
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """Diagonal Gaussian over raw latents; both tensors float32 [B, C, h, w]."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def mode(self) -> Tensor:
-        """The most likely latent, which is the mean."""
-        return self.mean
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """A reparametrised draw, differentiable in mean and log-variance."""
-        # By shape, not randn_like: with the strides of `mean` the numbers would depend on layout.
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return self.mean + (0.5 * self.logvar).exp() * noise
-
-    def kl(self, reduction: KLReduction) -> Tensor:
-        """Scalar KL from the standard normal, see `latentsmith.losses.kl.gaussian_kl`."""
-        return gaussian_kl(self.mean, self.logvar, reduction)
-
-
-class KLAutoencoder(nn.Module):
+class KLAutoencoder(Autoencoder):
     """An ``AutoencoderKL`` that takes and gives images in [0, 1] and *raw* latents.
 
     Attributes:
         model: the diffusers model, in float32 (autocast may compute narrower).
-        normalizer: statistics of the latents, None until measured; see `measure_normalizer`.
     """
 
+    kind = "kl-autoencoder"
+
     def __init__(self, model: Any, *, source: str = SCRATCH):
-        super().__init__()
+        super().__init__(source)
         self.model = model
-        self.source = source
-        self.normalizer: LatentNormalizer | None = None
 
     @property
     def channels(self) -> int:
@@ -229,14 +201,7 @@ class KLAutoencoder(nn.Module):
         Raises:
             UserError: other channels than the model's, or a side that is not a multiple of f.
         """
-        if images.shape[1] != self.channels:
-            raise UserError(
-                f"images have {images.shape[1]} channel(s), the autoencoder takes {self.channels}:"
-                f" set the data transform's channels to {self.channels}, or use an autoencoder "
-                f"with in_channels={images.shape[1]}"
-            )
-        for side in images.shape[2:]:
-            self.latent_shape(side)
+        self.check_images(images)
         # The model was trained on [-1, 1].
         moments = self.model.encode(images * 2 - 1).latent_dist.parameters.float()
         mean, logvar = moments.chunk(2, dim=1)
@@ -259,15 +224,6 @@ class KLAutoencoder(nn.Module):
         modules = [getattr(self.model, name) for name in names]
         return [p for module in modules if module is not None for p in module.parameters()]
 
-    def trainable_parameters(self, part: Part = "both") -> list[nn.Parameter]:
-        """Unfreeze ``part``, freeze the rest, and return what is left to train."""
-        encoder, decoder = self.encoder_parameters(), self.decoder_parameters()
-        chosen = {"both": encoder + decoder, "encoder": encoder, "decoder": decoder}[part]
-        self.requires_grad_(False)
-        for parameter in chosen:
-            parameter.requires_grad_(True)
-        return chosen
-
     def last_decoder_weight(self) -> nn.Parameter:
         """Weight of the layer that makes the pixels, where the adversarial weight is balanced."""
         return self.model.decoder.conv_out.weight
@@ -285,27 +241,6 @@ class KLAutoencoder(nn.Module):
         state = self.model.state_dict()
         return state_digest({k: v for k, v in state.items() if k.startswith(("encoder", "quant"))})
 
-    @torch.no_grad()
-    def measure_normalizer(
-        self, images: Iterable[Tensor], *, latent: Latent = "mode"
-    ) -> LatentNormalizer:
-        """Measure per-channel statistics over batches [B, C, H, W] in [0, 1] and keep them.
-
-        ``latent`` says what the consumer will see; see `LatentMoments.update`. Under data
-        parallelism measure on one rank, or merge `LatentMoments` yourself.
-        """
-        training, device = self.training, next(self.parameters()).device
-        self.eval()
-        moments = LatentMoments()
-        for batch in images:
-            posterior = self.encode(batch.to(device))
-            moments.update(posterior.mean, posterior.logvar.exp() if latent == "sample" else None)
-        self.train(training)
-        self.normalizer = LatentNormalizer.from_moments(
-            moments, encoder_digest=self.encoder_digest(), latent=latent
-        )
-        return self.normalizer
-
     def stated_normalizer(self, *, latent: Latent = "mode") -> LatentNormalizer:
         """What the model's own config says, kept as `normalizer`: for a generator that was
         published with this autoencoder. 0.18215 is right for its own encoder only, and any
@@ -317,26 +252,6 @@ class KLAutoencoder(nn.Module):
         self.normalizer = LatentNormalizer.from_config(
             self.model.config, encoder_digest=self.encoder_digest(), latent=latent
         )
-        return self.normalizer
-
-    def require_normalizer(self) -> LatentNormalizer:
-        """The normalizer, checked against the encoder as it is now.
-
-        Raises:
-            UserError: none was measured, or the encoder has changed since.
-        """
-        if self.normalizer is None:
-            raise UserError(
-                f"the latents of {self.source!r} have not been measured: run measure_normalizer() "
-                "over training images first"
-            )
-        now = self.encoder_digest()
-        if now != self.normalizer.encoder_digest:
-            raise UserError(
-                "the latent normalizer was measured on another encoder "
-                f"({self.normalizer.encoder_digest[:12]}) than this one ({now[:12]}): it has been "
-                "trained or replaced since. Run measure_normalizer() again"
-            )
         return self.normalizer
 
     def save_pretrained(self, folder: Path | str) -> Path:

@@ -116,12 +116,27 @@ class LatentNormalizer:
 
     @classmethod
     def from_moments(
-        cls, moments: LatentMoments, *, encoder_digest: str, latent: Latent = "mode"
+        cls,
+        moments: LatentMoments,
+        *,
+        encoder_digest: str,
+        latent: Latent = "mode",
+        floor: float = 0.0,
     ) -> "LatentNormalizer":
-        """Statistics gathered with `LatentMoments`. Raises UserError when it saw nothing."""
+        """Statistics gathered with `LatentMoments`.
+
+        Args:
+            floor: smallest deviation of a channel, over the mean of all channels'. Channels of a
+                vision encoder may be silent on all images measured and loud on the next.
+
+        Raises:
+            UserError: it saw nothing, or a channel's deviation is 0.
+        """
         if moments.count == 0:
             raise UserError("cannot measure latent statistics: no images were given")
-        return cls(moments.mean, moments.std(), encoder_digest, latent, moments.count)
+        std = moments.std()
+        std = std.clamp_min(floor * float(std.mean()))
+        return cls(moments.mean, std, encoder_digest, latent, moments.count)
 
     @classmethod
     def measure(

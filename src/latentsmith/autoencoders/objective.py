@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from latentsmith.autoencoders.kl import Part
+from latentsmith.autoencoders.base import Part
 from latentsmith.config.schema import schema
 from latentsmith.losses.kl import KLReduction
 from latentsmith.losses.perceptual import lpips_needs

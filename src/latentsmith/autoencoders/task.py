@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from latentsmith.autoencoders.base import Autoencoder, Posterior
 from latentsmith.autoencoders.discriminator import PatchDiscriminator
-from latentsmith.autoencoders.kl import KLAutoencoder, Posterior
 from latentsmith.autoencoders.objective import ObjectiveConfig
 from latentsmith.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from latentsmith.losses.perceptual import LPIPS, TRUNKS
@@ -58,7 +58,7 @@ class AutoencoderTask(Task):
 
     def __init__(
         self,
-        autoencoder: KLAutoencoder,
+        autoencoder: Autoencoder,
         objective: ObjectiveConfig,
         *,
         losses: Mapping[str, RegularizerConfig] | None = None,
@@ -111,11 +111,15 @@ class AutoencoderTask(Task):
             return self._discriminator_loss(batch, ctx)
         images = batch["image"]
         posterior = self.autoencoder.encode(images)
-        recon = self.autoencoder.decode(posterior.sample(ctx.noise("posterior")))
+        latent = posterior.sample(ctx.noise("posterior"))
+        recon = self._decoded(latent)
         judged, parts = self._reconstruction(images, recon)
         parts["kl"] = posterior.kl(self.objective.kl_reduction)
         total = judged + self.objective.kl * parts["kl"]
-        if self.discriminator is not None and self._adversarial_weight(ctx) > 0:
+        more, found = self._more(images, posterior, latent)
+        total, parts = total + more, parts | dict(found)
+        judging = self.discriminator is not None and self._adversarial_weight(ctx) > 0
+        if judging and recon is not None:
             part = self._generator_loss(total, recon, ctx)
             total, parts["adversarial"] = total + part, part
         if self.losses:
@@ -125,8 +129,22 @@ class AutoencoderTask(Task):
 
     # Reconstruction ------------------------------------------------------------------------------
 
-    def _reconstruction(self, images: Tensor, recon: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _decoded(self, latent: Tensor) -> Tensor | None:
+        """Images of latents; None where pixels are not trained."""
+        return self.autoencoder.decode(latent)
+
+    def _more(
+        self, images: Tensor, posterior: Posterior, latent: Tensor
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What a subclass adds: its weighted loss, and unweighted parts."""
+        return latent.new_zeros(()), {}
+
+    def _reconstruction(
+        self, images: Tensor, recon: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted total and unweighted parts, without GAN. Images [B, C, H, W] in [0, 1]."""
+        if recon is None:
+            return images.new_zeros(()), {}
         w = self.objective
         parts = reconstruction_parts(recon, images)
         del parts["huber"]

@@ -1,7 +1,8 @@
 """What every frozen encoder promises."""
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,14 @@ class EncoderConfig:
     def build(self) -> "Encoder":
         """Load the frozen encoder. Raises UserError when its weights are not at hand."""
         raise TypeError(f"{type(self).__name__} has no build()")
+
+    def empty(self, architecture: dict[str, Any]) -> "Encoder":
+        """The network with weights of no meaning, to be filled from a file that has them all.
+
+        Args:
+            architecture: what `Encoder.architecture` of the saved one gave.
+        """
+        raise TypeError(f"{type(self).__name__} has no empty()")
 
 
 def to_rgb(images: Tensor) -> Tensor:
@@ -95,7 +104,40 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """[B, C, H, W] in [0, 1] → outputs, float32, no gradient."""
-        raise TypeError(f"{type(self).__name__} has no forward()")
+        with torch.no_grad():
+            return self.compute(images)
+
+    def compute(self, images: Tensor) -> EncoderOutput:
+        """`forward` with its graph, for weights that train (`unfreeze`) and for images that have
+        a gradient."""
+        raise TypeError(f"{type(self).__name__} has no compute()")
+
+    def unfreeze(self, names: str = "") -> list[nn.Parameter]:
+        """Let weights train, and return them. The encoder stays in evaluation mode: nothing is
+        dropped, and what batch norms learned stays as it is.
+
+        Args:
+            names: regular expression that a parameter's name must contain; "" is all of them.
+
+        Raises:
+            UserError: no parameter has such a name.
+        """
+        known = dict(self.named_parameters())
+        chosen = [parameter for name, parameter in known.items() if re.search(names, name)]
+        if not chosen:
+            some = ", ".join(list(known)[:: max(1, len(known) // 4)][:4])
+            raise UserError(
+                f"no weight of encoder {self.name} has a name with {names!r}: they are called "
+                f"{some} … (an empty expression trains all)"
+            )
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        return chosen
+
+    def architecture(self) -> dict[str, Any]:
+        """What `EncoderConfig.empty` needs besides the settings to build this network without its
+        weights; JSON-able. Raises UserError for encoders that have no such."""
+        raise UserError(f"encoder {self.name} cannot be trained and saved within an autoencoder")
 
     @torch.no_grad()
     def vector(self, images: Tensor) -> Tensor:

@@ -58,6 +58,15 @@ class ClipConfig(EncoderConfig):
         model = load_model(model_class, self.source, example=EXAMPLE, config=vision)
         return Clip(model, resolution, self)
 
+    def empty(self, architecture: dict[str, Any]) -> "Clip":
+        """See `EncoderConfig.empty`."""
+        from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
+
+        model_class = CLIPVisionModelWithProjection if self.projection else CLIPVisionModel
+        config = CLIPVisionConfig.from_dict(architecture)
+        side: Any = self.resolution or config.image_size
+        return Clip(model_class(config), side, self)
+
 
 class Clip(Encoder):
     """Frozen CLIP image tower; see `ClipConfig`."""
@@ -84,8 +93,7 @@ class Clip(Encoder):
         images = to_rgb(resize(images, (self.resolution, self.resolution)))
         return (images - self.mean) / self.std  # type: ignore[operator]
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> EncoderOutput:
+    def compute(self, images: Tensor) -> EncoderOutput:
         """[B, 1 or 3, H, W] in [0, 1] → pooled [B, D_p], cls [B, D], tokens [B, grid², D]."""
         out = self.model(
             pixel_values=self.preprocess(images),
@@ -94,6 +102,10 @@ class Clip(Encoder):
         hidden = out.last_hidden_state.float()
         pooled = out.image_embeds if self.projection else out.pooler_output
         return EncoderOutput(pooled=pooled.float(), cls=hidden[:, 0], tokens=hidden[:, 1:])
+
+    def architecture(self) -> dict[str, Any]:
+        """The model's transformers config."""
+        return self.model.config.to_diff_dict()
 
     def digest(self) -> str:
         """Of the weights in float32."""

@@ -49,12 +49,7 @@ class DinoV2Config(EncoderConfig):
 
     def build(self) -> "DinoV2":
         """Load the weights. Raises UserError when they cannot be had or do not fit."""
-        from transformers import Dinov2Model, Dinov2WithRegistersModel
-
-        classes: dict[str, Any] = {
-            "dinov2": Dinov2Model,
-            "dinov2_with_registers": Dinov2WithRegistersModel,
-        }
+        classes = _classes()
         config = load_config(self.source, kinds=tuple(classes), example=EXAMPLE)
         if config.patch_size != self.patch_size:
             raise UserError(
@@ -63,6 +58,17 @@ class DinoV2Config(EncoderConfig):
             )
         model = load_model(classes[config.model_type], self.source, example=EXAMPLE)
         return DinoV2(model, config=self)
+
+    def empty(self, architecture: dict[str, Any]) -> "DinoV2":
+        """See `EncoderConfig.empty`."""
+        model_class = _classes()[architecture["model_type"]]
+        return DinoV2(model_class(model_class.config_class.from_dict(architecture)), config=self)
+
+
+def _classes() -> dict[str, Any]:
+    from transformers import Dinov2Model, Dinov2WithRegistersModel
+
+    return {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
 
 
 class DinoV2(Encoder):
@@ -91,13 +97,16 @@ class DinoV2(Encoder):
         images = to_rgb(resize(images, (self.resolution, self.resolution)))
         return (images - self.mean) / self.std  # type: ignore[operator]
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> EncoderOutput:
+    def compute(self, images: Tensor) -> EncoderOutput:
         """[B, 1 or 3, H, W] in [0, 1] → cls [B, D], pooled [B, D], tokens [B, grid², D], all
         after the final layer norm."""
         hidden = self.model(pixel_values=self.preprocess(images)).last_hidden_state.float()
         tokens = hidden[:, self.prefix :]
         return EncoderOutput(pooled=tokens.mean(1), cls=hidden[:, 0], tokens=tokens)
+
+    def architecture(self) -> dict[str, Any]:
+        """The model's transformers config."""
+        return self.model.config.to_diff_dict()
 
     def digest(self) -> str:
         """Of the weights in float32."""

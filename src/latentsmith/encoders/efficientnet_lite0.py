@@ -76,6 +76,18 @@ class EfficientNetLite0Config(EncoderConfig):
         net.load_state_dict(state)
         return EfficientNetLite0(net, digest=state_digest(state), config=self)
 
+    def empty(self, architecture: dict[str, Any]) -> "EfficientNetLite0":
+        """See `EncoderConfig.empty`; needs the package with the network, not that with weights."""
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise UserError(
+                "this autoencoder's encoder is an EfficientNet-Lite0: pip install "
+                "efficientnet-lite-pytorch"
+            ) from error
+        net = EfficientNet.from_name("efficientnet-lite0", image_size=self.resolution)
+        return EfficientNetLite0(net, digest=architecture["digest"], config=self)
+
 
 def fold_batch_norms(net: nn.Module) -> None:
     """Fold each batch norm into the convolution before it, in place (evaluation only).
@@ -140,8 +152,7 @@ class EfficientNetLite0(Encoder):
         images = to_rgb(resize(images, (self.resolution, self.resolution)))
         return (images - MEAN) / STD
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> EncoderOutput:
+    def compute(self, images: Tensor) -> EncoderOutput:
         """[B, 1 or 3, H, W] in [0, 1] → pooled [B, 1280], tokens [B, grid², 1280]."""
         pixels = self.preprocess(images).contiguous(memory_format=torch.channels_last)
         features = self.net.extract_features(pixels).float()
@@ -149,6 +160,10 @@ class EfficientNetLite0(Encoder):
             pooled=F.adaptive_avg_pool2d(features, 1).flatten(1),
             tokens=features.flatten(2).transpose(1, 2).contiguous(),
         )
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Encoder.architecture`."""
+        return {"digest": self._digest}
 
     def digest(self) -> str:
         """Of the weights as published, before folding (whose rounding may differ by machine)."""

@@ -88,6 +88,11 @@ def _write(generator: LatentGenerator, folder: Path, *, with_vae: bool) -> list[
     network, autoencoder = generator.backbone, generator.autoencoder
     if autoencoder is None:
         raise UserError("this generator was loaded without its autoencoder: load it with it")
+    if not isinstance(autoencoder, KLAutoencoder):
+        raise UserError(
+            f"this generator's autoencoder is of kind {autoencoder.kind}, which diffusers has not: "
+            "there is nothing to export to. The saved generator is a folder to copy as it is"
+        )
     if isinstance(network, SDUNet):
         if network.config.adapt == "none" and generator.aligner is None:
             raise UserError(

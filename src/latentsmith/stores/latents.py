@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from latentsmith.autoencoders.kl import KLAutoencoder, Posterior
+from latentsmith.autoencoders.base import Autoencoder, Posterior
 from latentsmith.data.base import Dataset, keys_of
 from latentsmith.data.transforms import Transform
 from latentsmith.stores.base import FeatureStore, FieldSpec, StoreManifest
@@ -22,7 +22,7 @@ FLIPPED = "_flipped"
 
 
 def latent_contents(
-    autoencoder: KLAutoencoder,
+    autoencoder: Autoencoder,
     dataset: Dataset,
     transform: Transform,
     *,
@@ -59,7 +59,7 @@ def latent_contents(
     if dataset.classes is not None:
         fields["label"] = FieldSpec((), "int64")
     encoder: dict[str, Any] = {
-        "kind": "kl-autoencoder",
+        "kind": autoencoder.kind,
         "weights": autoencoder.encoder_digest(),
         "latent": what,
         "precision": precision,
@@ -88,7 +88,7 @@ class _Latents:
 
     def __init__(
         self,
-        autoencoder: KLAutoencoder,
+        autoencoder: Autoencoder,
         images: ImageRows,
         keys: list[str],
         what: Latent,
@@ -148,7 +148,7 @@ class _Latents:
 
 
 def cache_latents(
-    autoencoder: KLAutoencoder,
+    autoencoder: Autoencoder,
     dataset: Dataset,
     transform: Transform,
     path: Path,

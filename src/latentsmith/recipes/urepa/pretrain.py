@@ -6,19 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from latentsmith.autoencoders.kl import KLAutoencoder
 from latentsmith.autoencoders.task import AutoencoderTask
+from latentsmith.autoencoders.train import MODEL, lpips_of, train_autoencoder
 from latentsmith.backbones.unet_network import SDUNet
 from latentsmith.config.run import Run
-from latentsmith.data.loader import Loader
 from latentsmith.data.splits import Splits
-from latentsmith.data.subset import subset
 from latentsmith.diffusion.scheduler import save_scheduler
-from latentsmith.losses.perceptual import load_lpips
-from latentsmith.recipes.urepa.config import PretrainConfig, UREPAConfig
-from latentsmith.training.loop import FitResult, fit
+from latentsmith.recipes.urepa.config import UREPAConfig
 from latentsmith.training.team import Team
 from latentsmith.utils.files import atomic_folder
 
@@ -35,36 +30,17 @@ def pretrain_autoencoder(cfg: UREPAConfig, images: Splits, team: Team, run: Run)
         "objective": asdict(section.objective),
     }
     place = run.place("autoencoder", identity | {"train": asdict(train)})
-    transform = cfg.transform.build()
-    batches = Loader(
-        images.train,
-        transform,
-        batch_size=train.batch_size,
-        seed=train.seed,
-        rank=team.rank,
-        world_size=team.world_size,
+    result = train_autoencoder(
+        AutoencoderTask(autoencoder, section.objective, lpips=lpips_of(section.objective)),
+        images,
+        cfg.transform.build(),
+        train,
+        place,
+        team,
+        identity=identity,
+        latent=cfg.diffusion.latent,
     )
-    few = subset(images.val, torch.arange(min(train.batch_size, len(images.val))))
-    val = next(Loader(few, transform, batch_size=len(few), seed=0, shuffle=False).epoch())
-    result = fit(
-        _task(section, autoencoder), batches, train, place, val_batch=val, identity=identity
-    )
-
-    def save() -> None:
-        measured = Loader(images.probe, transform, batch_size=64, seed=0, shuffle=False)
-        found = (batch["image"] for batch in measured.epoch())
-        autoencoder.to(team.device)
-        autoencoder.measure_normalizer(found, latent=cfg.diffusion.latent)
-        autoencoder.save_pretrained(place / "model")
-
-    team.on_main(lambda: averaged(result, save))
-    return summary(result, place, model=place / "model")
-
-
-def _task(section: PretrainConfig, autoencoder: KLAutoencoder) -> AutoencoderTask:
-    perceptual = section.objective.perceptual
-    lpips = load_lpips(perceptual.net, trunk=perceptual.trunk) if perceptual.weight > 0 else None
-    return AutoencoderTask(autoencoder, section.objective, lpips=lpips)
+    return result.summary(place, model=place / MODEL)
 
 
 def save_pipeline(network: SDUNet, autoencoder: KLAutoencoder, folder: Path) -> Path:
@@ -76,24 +52,3 @@ def save_pipeline(network: SDUNet, autoencoder: KLAutoencoder, folder: Path) -> 
         autoencoder.save_pretrained(tmp / "vae")
     log.info("saved the pipeline to %s", folder)
     return folder
-
-
-def averaged(result: FitResult, work: Any) -> None:
-    """Do ``work`` with the averaged weights in place, where there are such."""
-    if result.ema is None:
-        work()
-        return
-    with result.ema.swapped_in():
-        work()
-
-
-def summary(result: FitResult, place: Path, **more: Any) -> dict[str, Any]:
-    """What a training stage leaves for later stages and the report."""
-    return {
-        "training": place,
-        "samples": result.samples,
-        "seconds": round(result.seconds, 1),
-        "ema": result.ema is not None,
-        "parts": result.last,
-        **more,
-    }

@@ -14,9 +14,10 @@ from latentsmith.diffusion.config import DiffusionConfig
 from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.recipes.urepa.config import UREPAConfig
 from latentsmith.recipes.urepa.inputs import Inputs
-from latentsmith.recipes.urepa.pretrain import averaged, save_pipeline, summary
+from latentsmith.recipes.urepa.pretrain import save_pipeline
 from latentsmith.sampling.generator import GeneratorInfo, LatentGenerator
 from latentsmith.sampling.pairing import Pairing
+from latentsmith.sampling.prompts import described
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import FitResult, fit
 from latentsmith.utils.digest import json_digest, state_digest
@@ -66,12 +67,9 @@ class Networks:
         trained = self._train(run, "denoiser", network, diffusion, section.denoiser)
         if self.inputs.team.is_main:
             autoencoder = self.inputs.autoencoder
-            averaged(
-                trained.result,
-                lambda: save_pipeline(network, autoencoder, trained.place / PIPELINE),
-            )
-        folder = trained.place / PIPELINE
-        return summary(trained.result, trained.place, pipeline=folder)
+            with trained.result.averaged():
+                save_pipeline(network, autoencoder, trained.place / PIPELINE)
+        return trained.result.summary(trained.place, pipeline=trained.place / PIPELINE)
 
     def adapt(self, run: Run, name: str, *, aligned: bool) -> dict[str, Any]:
         """Train one arm and save it as a generator; the stage's summary."""
@@ -83,12 +81,13 @@ class Networks:
         if self.inputs.team.is_main:
             facts = {"samples": result.samples, "ema": result.ema is not None, "arm": name}
             generator = self._generator(network, trained.task, facts)
-            averaged(result, lambda: generator.save(folder))
+            with result.averaged():
+                generator.save(folder)
         counts = network.parameter_counts()
         if trained.task.aligner is not None:
             counts["head"] = sum(p.numel() for p in trained.task.aligner.parameters())
         generators = [{"generator": folder, "seed": self.cfg.seed}]
-        return summary(result, trained.place, generators=generators, parameters=counts)
+        return result.summary(trained.place, generators=generators, parameters=counts)
 
     def _train(
         self,
@@ -136,6 +135,7 @@ class Networks:
             autoencoder=str(inputs.folder.absolute()),
             classes=inputs.train.classes if self.cfg.texts == "classes" else None,
             training={"data": inputs.train.name, **facts},
+            text_encoder=described(self.cfg.text_encoder, inputs.training.texts.manifest.encoder),
         )
         return LatentGenerator(
             network,

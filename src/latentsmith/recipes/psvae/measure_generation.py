@@ -1,0 +1,109 @@
+"""What is generated and edited in a latent space: as asked, and where real features are?"""
+
+import torch
+from torch import Tensor
+
+from latentsmith.autoencoders.semantic import SemanticAutoencoder
+from latentsmith.data.edited import edited
+from latentsmith.data.order import rank_slice
+from latentsmith.metrics.base import Stamp
+from latentsmith.metrics.card import LatentCard
+from latentsmith.metrics.shapes_card import measure_attributes, measure_edits
+from latentsmith.recipes.psvae.config import Arm
+from latentsmith.recipes.psvae.yardsticks import Yardsticks
+from latentsmith.sampling.generator import LatentGenerator
+from latentsmith.sampling.score import Score, make_latents, score_images
+from latentsmith.utils.distributed import gather_rows
+
+SHOWN = 32
+"""Images kept for the report's grids."""
+
+
+def measure_generated(y: Yardsticks, generator: LatentGenerator, arm: Arm) -> LatentCard:
+    """Images from held-out captions: distance to real ones, attributes, place of their features."""
+    e = y.cfg.evaluate
+    how = Score(e.generated, e.batch_size, e.sampler, e.guidance, e.resamples)
+    ema = bool(generator.info.training.get("ema"))
+    stamp = Stamp(data=y.inputs.val.name, count=e.generated, ema=ema, detail={"arm": arm})
+    numbers = torch.arange(e.generated) % len(y.inputs.val)
+    condition = y.inputs.held_out_texts.captions.condition(numbers)
+    condition["text"] = condition["text"].float()
+    latents = make_latents(generator, how, y.team, condition=condition)
+    images = generator.decode(latents, batch_size=e.batch_size)
+    card = score_images(images, y.spaces, how, y.team, stamp=stamp, clip=y.clip)
+    latents, images = gather_rows(latents), gather_rows(images)
+    _places(card, y, generator, latents, images, stamp)
+    if y.judge is not None and y.shapes is not None:
+        dataset, rows = y.shapes
+        shown = dataset.gather(rows[numbers])
+        asked = shown["factors"], shown["mentions"]
+        card.extend(measure_attributes(y.judge, images, *asked, stamp=stamp, resamples=e.resamples))
+    return card
+
+
+@torch.no_grad()
+def _places(
+    card: LatentCard,
+    y: Yardsticks,
+    generator: LatentGenerator,
+    latents: Tensor,
+    images: Tensor,
+    stamp: Stamp,
+) -> None:
+    """Token by token, how far generated images lie from real ones to the frozen encoder; and the
+    generated features themselves, where a latent gives features."""
+    e, device = y.cfg.evaluate, y.team.device
+    seen = torch.cat([y.tokens(x) for x in images.split(e.batch_size)])
+    card.add("off_manifold", seen, y.bank, stamp=stamp, label="images", resamples=e.resamples)
+    autoencoder = generator.autoencoder
+    if isinstance(autoencoder, SemanticAutoencoder):
+        made = torch.cat(
+            [autoencoder.decode_features(z.to(device)).cpu() for z in latents.split(e.batch_size)]
+        )
+        made = made * autoencoder.feature_std.cpu() + autoencoder.feature_mean.cpu()
+        card.add("off_manifold", made, y.bank, stamp=stamp, label="features", resamples=e.resamples)
+
+
+def measure_edited(y: Yardsticks, generator: LatentGenerator, arm: Arm) -> LatentCard:
+    """Held-out images changed as their instructions say."""
+    e, inputs = y.cfg.evaluate, y.inputs
+    count = min(e.generated, len(inputs.val))
+    mine = torch.arange(count)[rank_slice(count, y.team.rank, y.team.world_size)]
+    made = generator.sample_latents(
+        mine,
+        sampler=e.sampler,
+        guidance=e.edit_guidance,
+        seed=0,
+        condition=_asked(y, generator, mine),
+        batch_size=e.batch_size,
+    )
+    images = gather_rows(generator.decode(made, batch_size=e.batch_size))
+    card = LatentCard()
+    if y.judge is not None and y.shapes is not None:
+        dataset, rows = y.shapes
+        stamp = Stamp(
+            data=inputs.val.name,
+            count=count,
+            seed=0,
+            sampler=e.sampler.kind,
+            steps=getattr(e.sampler, "steps", None),
+            detail={"arm": arm, "guidance": e.edit_guidance.kind},
+        )
+        triples = dataset.edit_triples(rows[:count])
+        card.extend(measure_edits(y.judge, images, triples, stamp=stamp, resamples=e.resamples))
+    few = range(min(SHOWN, count))
+    for name, source in (("given", inputs.val), ("wanted", edited(inputs.val))):
+        card.figures[name] = torch.stack([inputs.transform(source[n]["image"]) for n in few])
+    card.figures["edited"] = images[:SHOWN]
+    return card
+
+
+def _asked(y: Yardsticks, generator: LatentGenerator, rows: Tensor) -> dict[str, Tensor]:
+    """Instructions and normalized latents of held-out images."""
+    table = y.inputs.held_out_texts.instructions
+    assert table is not None and generator.autoencoder is not None
+    store = y.inputs.latents(generator.autoencoder, y.inputs.val)[""]
+    field = "latent" if "latent" in store.manifest.fields else "mean"
+    raw = store.gather(rows, fields=[field])[field].float()
+    told = table.condition(rows)
+    return told | {"text": told["text"].float(), "source": generator.normalizer.normalize(raw)}
