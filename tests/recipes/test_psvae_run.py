@@ -149,6 +149,13 @@ def test_prompts_edits_and_variations_from_the_command_line(smoke, tmp_path, mon
     assert main(["variation", str(smoke), "--image", image, *prompt, *few, "--out", "varied"]) == 0
 
 
+def test_mmreg_goes_on_top(tmp_path):
+    words = ["scale=smoke", "svae.pairs=pearson", "svae.pairs.weight=0.1"]
+    assert main(["train", "psvae.svae", *words, "--out", str(tmp_path / "run")]) == 0
+    for record in records(tmp_path / "run", "svae", "train"):
+        assert 0 < record["autoencoder/pairs/encoder"] < 2  # 1 - correlation
+
+
 def test_generators_say_what_they_were_trained_on(smoke):
     generator = LatentGenerator.load(smoke / "training/dit/generator")
     assert generator.info.training["edits"]

@@ -19,6 +19,7 @@ def test_what_cannot_work_together_is_refused():
     text = refused("svae.objective.encoder_lr=0.1")
     assert "svae.objective.encoder_lr is 0.1, and S-VAE keeps the encoder frozen" in text
     assert "has no patch tokens" in refused("autoencoder.encoder=pixel_pca")
+    assert "pairs=eqvae is no loss over pairs of images" in refused("svae.pairs=eqvae")
     assert "set both alike" in refused("transform.channels=1")
     assert "width 30 must be a multiple of heads 4" in refused(
         "autoencoder.projector.width=30", "autoencoder.projector.heads=4"

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
@@ -195,7 +195,8 @@ class SemanticAutoencoder(Autoencoder):
 
     def last_decoder_weight(self) -> nn.Parameter:
         """See `Autoencoder.last_decoder_weight`."""
-        return self.pixels.conv_out.weight
+        weight: Any = self.pixels.conv_out.weight  # torch types a layer's as a Tensor
+        return weight
 
     def last_encoder_weight(self) -> nn.Parameter:
         """See `Autoencoder.last_encoder_weight`.
@@ -207,7 +208,7 @@ class SemanticAutoencoder(Autoencoder):
             raise UserError(
                 "projector=identity has no weights, so no loss of latents can be balanced there"
             )
-        weight: Any = linear[-1].weight  # torch types a Linear's as a Tensor
+        weight: Any = linear[-1].weight
         return weight
 
     @torch.no_grad()

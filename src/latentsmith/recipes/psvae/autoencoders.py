@@ -8,15 +8,15 @@ from latentsmith.autoencoders.base import Autoencoder
 from latentsmith.autoencoders.load import load_autoencoder
 from latentsmith.autoencoders.projectors.identity import IdentityConfig
 from latentsmith.autoencoders.semantic import SemanticAutoencoder
-from latentsmith.autoencoders.semantic_task import SemanticObjectiveConfig, SemanticTask
+from latentsmith.autoencoders.semantic_task import SemanticTask
 from latentsmith.autoencoders.task import AutoencoderTask
 from latentsmith.autoencoders.train import MODEL, lpips_of, train_autoencoder
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
 from latentsmith.data.loader import Loader
-from latentsmith.recipes.psvae.config import Arm, PSVAEConfig, SemanticStageConfig
+from latentsmith.encoders.base import Encoder
+from latentsmith.recipes.psvae.config import Arm, PSVAEConfig, SemanticStageConfig, VAEStageConfig
 from latentsmith.recipes.psvae.inputs import Inputs
-from latentsmith.training.config import TrainConfig
 from latentsmith.training.team import Team
 
 STAGE: dict[Arm, str] = {"svae": "svae", "psvae": "pixel", "rae": "rae", "vae": "vae"}
@@ -68,8 +68,7 @@ class Autoencoders:
         autoencoder = config.build().to(self.team.device)
         if self.cfg.standardize:
             autoencoder.measure_features(self._images())
-        task = SemanticTask(autoencoder, stage.objective, lpips=lpips_of(stage.objective))
-        return self._train(run, STAGE[arm], task, stage.objective, stage.train)
+        return self._train(run, STAGE[arm], _task(autoencoder, stage, None), stage)
 
     def _psvae(self, run: Run) -> dict[str, Any]:
         """From S-VAE, the encoder free."""
@@ -77,24 +76,27 @@ class Autoencoders:
         assert isinstance(autoencoder, SemanticAutoencoder)
         trains = stage.objective.encoder_lr > 0
         target = self.cfg.autoencoder.encoder.build() if trains else None
-        lpips = lpips_of(stage.objective)
-        task = SemanticTask(autoencoder, stage.objective, target=target, lpips=lpips)
-        return self._train(run, STAGE["psvae"], task, stage.objective, stage.train)
+        return self._train(run, STAGE["psvae"], _task(autoencoder, stage, target), stage)
 
     def _vae(self, run: Run) -> dict[str, Any]:
         stage = self.cfg.vae
         task = AutoencoderTask(
             stage.autoencoder.build(), stage.objective, lpips=lpips_of(stage.objective)
         )
-        return self._train(run, STAGE["vae"], task, stage.objective, stage.train)
+        return self._train(run, STAGE["vae"], task, stage)
 
     def _train(
-        self, run: Run, name: str, task: AutoencoderTask, objective: Any, train: TrainConfig
+        self,
+        run: Run,
+        name: str,
+        task: AutoencoderTask,
+        stage: SemanticStageConfig | VAEStageConfig,
     ) -> dict[str, Any]:
-        train = replace(train, seed=train.seed + self.cfg.seed)
+        train = replace(stage.train, seed=stage.train.seed + self.cfg.seed)
         identity = {
             "start": task.autoencoder.digest(),
-            "objective": to_dict(objective),
+            "objective": to_dict(stage.objective),
+            "pairs": {name: to_dict(loss) for name, loss in task.losses.items()},
             "data": self.inputs.train.digest,
         }
         place = run.place(name, identity | {"train": asdict(train)})
@@ -119,6 +121,22 @@ class Autoencoders:
         return (batch["image"] for batch in loader.epoch())
 
 
+def _task(
+    autoencoder: SemanticAutoencoder, stage: SemanticStageConfig, target: Encoder | None
+) -> SemanticTask:
+    """With MM-Reg's pairs where the stage has them, against the frozen encoder's vectors."""
+    more: dict[str, Any] = {}
+    if stage.pairs is not None:
+        frozen = target or autoencoder.encoder
+        more = {
+            "losses": {"pairs": stage.pairs},
+            "terms": {"encoder": 1.0},
+            "online": {"encoder": frozen.vector},
+        }
+    lpips = lpips_of(stage.objective)
+    return SemanticTask(autoencoder, stage.objective, target=target, lpips=lpips, **more)
+
+
 def _counts(task: AutoencoderTask) -> dict[str, int]:
     """Parameters by what they are of."""
     autoencoder = task.autoencoder
@@ -131,8 +149,3 @@ def _counts(task: AutoencoderTask) -> dict[str, int]:
         "pixel decoder": autoencoder.pixels,
     }
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-
-
-def objective_of(cfg: PSVAEConfig, arm: Arm) -> SemanticObjectiveConfig | None:
-    """The objective an arm was trained on; None for the pixel autoencoder."""
-    return {"svae": cfg.svae.objective, "psvae": cfg.pixel.objective}.get(arm)

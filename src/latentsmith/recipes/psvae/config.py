@@ -15,6 +15,8 @@ from latentsmith.config.schema import schema
 from latentsmith.data.transforms import TransformConfig
 from latentsmith.diffusion.edit_task import EditDiffusionConfig
 from latentsmith.encoders.text.base import TEXT_ENCODERS, TextEncoderConfig
+from latentsmith.losses.base import PairLossConfig
+from latentsmith.losses.regularizer import LOSSES, RegularizerConfig
 from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
 from latentsmith.registry import OneOf
 from latentsmith.sampling.guidance import GUIDANCE, GuidanceConfig
@@ -35,8 +37,18 @@ class SemanticStageConfig:
 
     objective: SemanticObjectiveConfig = field(default_factory=SemanticObjectiveConfig)
     """Terms of features, pixels and KL; whether the encoder trains."""
+    pairs: Annotated[RegularizerConfig, OneOf(LOSSES)] | None = None
+    """MM-Reg on top: a loss over pairs of images, whose latents' distances follow those of the
+    frozen encoder's vectors (``svae.pairs=pearson svae.pairs.weight=0.01``). null: none."""
     train: TrainConfig
     """Length, batch, optimizer."""
+
+    def __post_init__(self) -> None:
+        if self.pairs is not None and not isinstance(self.pairs, PairLossConfig):
+            able = [e.name for e in LOSSES if issubclass(e.config, PairLossConfig)]
+            raise ValueError(
+                f"pairs={self.pairs.kind} is no loss over pairs of images: choose {', '.join(able)}"
+            )
 
 
 @schema
