@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 CLASS = "LatentsmithSemanticAutoencoder"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-QUIETEST = 0.2
+QUIETEST = 0.05
 """A feature channel that hardly ever speaks is not blown up beyond this share of the mean
 deviation."""
 

@@ -170,3 +170,15 @@ def test_an_autoencoder_gives_its_own(tmp_path):
     normalizer = autoencoder.stated_normalizer()
     assert autoencoder.require_normalizer() is normalizer
     assert normalizer.std.tolist() == pytest.approx([1 / 0.18215] * 2)
+
+
+def test_quiet_channels_may_have_a_floor():
+    latents = torch.randn(200, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    latents[:, 2] *= 1e-4
+    moments = LatentMoments().update(latents)
+    plain = LatentNormalizer.from_moments(moments, encoder_digest="x")
+    kept = LatentNormalizer.from_moments(moments, encoder_digest="x", floor=0.5)
+    mean = float(plain.std.mean())
+    torch.testing.assert_close(kept.std[:2], plain.std[:2])
+    assert float(kept.std[2]) == pytest.approx(0.5 * mean)
+    assert float(plain.std[2]) < 1e-3

@@ -85,7 +85,7 @@ class EvaluateConfig:
     """Guidance of text-to-image."""
     edit_guidance: Annotated[GuidanceConfig, OneOf(GUIDANCE)]
     """Guidance of editing."""
-    bank: Annotated[int, Field(ge=16)] = 32_768
+    bank: Annotated[int, Field(ge=16)] = 8192
     """Real feature tokens that generated ones are compared with (off_manifold)."""
     clip: str | None = None
     """Hub id or folder of a CLIP model: also measure whether generated images show their captions.

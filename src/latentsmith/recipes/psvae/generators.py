@@ -87,13 +87,10 @@ class Generators:
             identity=identity,
         )
         folder = place / "generator"
-
-        def save() -> None:
-            facts = {"samples": result.samples, "ema": result.ema is not None, "arm": arm}
-            with result.averaged():
-                self._generator(run, arm, task, facts).save(folder)
-
-        self.team.on_main(save)
+        facts = {"samples": result.samples, "ema": result.ema is not None, "arm": arm}
+        generator = self._generator(run, arm, task, facts)  # by all: it asks what the others have
+        with result.averaged():
+            self.team.on_main(lambda: generator.save(folder))
         generators = [{"generator": folder, "seed": self.cfg.seed}]
         counts = {"transformer": sum(p.numel() for p in network.parameters())}
         return result.summary(place, generators=generators, parameters=counts)
