@@ -1,12 +1,14 @@
 """What urepa refuses, in words; what it plans; its sweep; its presets."""
 
 import pytest
+import torch
 
 from latentsmith.backbones.sd_unet import SDUNetConfig
 from latentsmith.cli import main
 from latentsmith.config.compose import compose, nodes_of
 from latentsmith.errors import UserError
 from latentsmith.recipes.urepa.config import PretrainConfig
+from latentsmith.recipes.urepa.measure import PAIRED, _few
 from latentsmith.training.config import TrainConfig
 
 PAPER = "scale=paper"
@@ -31,6 +33,15 @@ def test_what_cannot_work_together_is_refused():
         short = TrainConfig()
         PretrainConfig(autoencoder=short, denoiser=short, unet=SDUNetConfig(source="somewhere"))
     assert "random weights" in refused(PAPER, "unet.source=scratch", "experiment=full")
+
+
+def test_pairs_are_measured_on_some_images_evenly():
+    for count in (5, 2048, 2049, 8192):
+        kept = _few(torch.arange(count))
+        assert len(kept) <= PAIRED
+        assert kept[0] == 0
+        assert kept[-1] > 0.9 * (count - 1) or count == 5
+        assert len(kept.diff().unique()) == 1
 
 
 def test_one_sample_at_a_time_is_enough_for_tokens():

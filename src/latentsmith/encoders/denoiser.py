@@ -117,7 +117,7 @@ class DenoiserEncoder(Encoder):
 
     def digest(self) -> str:
         """Of the weights of denoiser, autoencoder and, where they are used, alignment heads."""
-        states = {"backbone": self.backbone, "autoencoder": self.autoencoder.model}
+        states = {"backbone": self.backbone, "autoencoder": self.autoencoder}
         if self.aligner is not None:
             states["aligner"] = self.aligner
         return state_digest(

@@ -5,7 +5,7 @@ features: ``linear_probe_t0.2``.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -32,6 +32,15 @@ from latentsmith.training.team import Team
 
 LINEAR, HEAD = "linear", "head"
 """What stands between features and teacher: the best linear map, or the trained alignment head."""
+
+
+PAIRED = 2048
+"""Images behind what is measured of pairs, at most: memory and time grow with the square."""
+
+
+def _few(rows: Tensor) -> Tensor:
+    """At most `PAIRED` of the rows, evenly over all: data sets may be sorted by class."""
+    return rows[:: -(-len(rows) // PAIRED)]
 
 
 def at(t: float) -> str:
@@ -103,16 +112,17 @@ class Measurer:
         )
         for way in seen.cosine:
             self._nearness(card, seen, way, t, stamp)
-        teacher = torch.cat(seen.teacher)
+        teacher = _few(torch.cat(seen.teacher))
+        pairs = replace(stamp, count=len(teacher))
         for way, vectors in seen.pooled.items():
             label = "_".join(part for part in (way, at(t)) if part)
-            rows = torch.cat(vectors)
+            rows = _few(torch.cat(vectors))
             card.add(
-                "similarity_mae", rows[:, None], teacher[:, None], stamp=stamp, label=label,
+                "similarity_mae", rows[:, None], teacher[:, None], stamp=pairs, label=label,
                 resamples=resamples,
             )  # fmt: skip
             card.add(
-                "mutual_knn", rows, teacher, stamp=stamp, label=f"k1_{label}", k=1,
+                "mutual_knn", rows, teacher, stamp=pairs, label=f"k1_{label}", k=1,
                 resamples=resamples,
             )  # fmt: skip
         if labels is not None:
