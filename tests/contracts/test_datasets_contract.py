@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.images import class_folders, zip_of
+from helpers.images import class_folders, write_csv, zip_of
 from latentsmith.data import memory
-from latentsmith.data.base import DATASETS, Dataset
+from latentsmith.data.base import DATASETS, Dataset, keys_of
+from latentsmith.data.edited import edited, has_edits
 from latentsmith.data.fashion_mnist import verify
 from latentsmith.data.fashion_mnist.idx import sha256, write_idx
 from latentsmith.data.loader import Loader
 from latentsmith.data.transforms import TransformConfig
+from latentsmith.stores.texts import captions
 
 
 def fashion_mnist(root, monkeypatch):
@@ -30,6 +32,12 @@ def fashion_mnist(root, monkeypatch):
 
 def image_folder(root, monkeypatch):
     return {"folder": class_folders(root, 8)}
+
+
+def image_list(root, monkeypatch):
+    files = [path.relative_to(root) for path in sorted(class_folders(root, 8).rglob("*.png"))]
+    rows = [[file, file, f"turn {file.stem}"] for file in files]
+    return {"file": write_csv(root / "edits.csv", ["image", "target", "instruction"], *rows)}
 
 
 def hf_dataset(root, monkeypatch):
@@ -54,6 +62,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict]] = {
     "fashion_mnist": fashion_mnist,
     "hf_dataset": hf_dataset,
     "image_folder": image_folder,
+    "image_list": image_list,
     "shapes": lambda root, monkeypatch: {"resolution": 16, "train_count": 30, "val_count": 10},
     "zip_csv": zip_csv,
 }
@@ -64,6 +73,7 @@ OTHER: dict[str, dict] = {
     "fashion_mnist": {"train_count": 5},
     "hf_dataset": {"seed": 1},
     "image_folder": {"seed": 1},
+    "image_list": {"seed": 1},
     "shapes": {"seed": 1},
     "zip_csv": {"seed": 1},
 }
@@ -103,6 +113,24 @@ def test_samples(example):
             assert 0 <= sample["label"] < len(dataset.classes)
         else:
             assert "label" not in sample
+
+
+def test_keys_are_unique_over_the_samples(example):
+    dataset = example[0]()
+    keys = keys_of(dataset)
+    assert len(keys) == len(set(keys)) == len(dataset)
+
+
+def test_images_that_are_promised_are_there(example):
+    """``image_keys``, and of edits the texts (`latentsmith.data.edited`)."""
+    dataset = example[0]()
+    sample = dataset[0]
+    for key in getattr(dataset, "image_keys", ("image",)):
+        assert sample[key].dtype == torch.uint8 and sample[key].dim() == 3
+    if has_edits(dataset):
+        assert isinstance(sample["instruction"], str) and isinstance(sample["caption"], str)
+        assert edited(dataset)[0]["caption"] == sample["instruction"]
+        assert captions(edited(dataset)).unique[0] == sample["instruction"]
 
 
 def test_the_same_again(example):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from latentsmith.data.base import CorruptSample, Dataset
+from latentsmith.data.edited import has_edits
 from latentsmith.data.loader import Loader
 from latentsmith.data.subset import subset
 from latentsmith.data.transforms import TransformConfig
@@ -22,15 +23,17 @@ def describe(dataset: Dataset) -> str:
     """Everything cheap to know: count, first sample, classes with their counts, digest, origin."""
     first = dataset[0]
     keys = ", ".join(sorted(first))
-    channels, height, width = first["image"].shape
     lines = [
         f"dataset        {dataset.name}",
         f"images         {len(dataset)}",
-        f"first image    {channels} channel(s), {height} x {width} pixels",
+        f"first image    {_size(first['image'])}",
         f"keys           {keys}",
     ]
     if "caption" in first:
         lines.append(f"first caption  {first['caption']}")
+    if has_edits(dataset):
+        lines.append(f"first edit     {first['instruction']}")
+        lines.append(f"edited image   {_size(first['target'])}")
     if dataset.classes is not None:
         lines.append(f"classes        {len(dataset.classes)}")
         counts = class_counts(dataset)
@@ -40,6 +43,11 @@ def describe(dataset: Dataset) -> str:
             lines.append(f"               … and {len(dataset.classes) - 20} more")
     lines += [f"digest         {dataset.digest}", f"origin         {dataset.origin}"]
     return "\n".join(lines)
+
+
+def _size(image: Tensor) -> str:
+    channels, height, width = image.shape
+    return f"{channels} channel(s), {height} x {width} pixels"
 
 
 def class_counts(dataset: Dataset) -> Counter[int] | None:
@@ -62,7 +70,8 @@ def check_all(dataset: Dataset) -> list[str]:
 
 
 def write_grid(dataset: Dataset, path: Path, *, count: int = 64, side: int = 96) -> None:
-    """A PNG of ``count`` samples spread evenly over the dataset, eight to a row."""
+    """A PNG of ``count`` samples spread evenly over the dataset, eight images to a row; of edits,
+    image and edited image side by side."""
     from PIL import Image
 
     chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().long()
@@ -70,7 +79,9 @@ def write_grid(dataset: Dataset, path: Path, *, count: int = 64, side: int = 96)
     loader = Loader(
         subset(dataset, chosen), transform, batch_size=count, seed=0, corrupt_budget=count
     )
-    images = torch.cat([batch["image"] for batch in loader.epoch()])
+    keys = ("image", "target") if has_edits(dataset) else ("image",)
+    shown = [torch.stack([batch[key] for key in keys], 1) for batch in loader.epoch()]
+    images = torch.cat(shown).flatten(0, 1)
     pixels = grid(images).mul(255).round().to(torch.uint8).permute(1, 2, 0)
     with atomic_path(path) as tmp:
         Image.fromarray(pixels.numpy()).save(tmp, format="PNG")

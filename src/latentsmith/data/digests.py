@@ -49,12 +49,15 @@ def remembered(cache: Path, signature: str, compute: Callable[[], str]) -> str:
 
 
 def files_digest(root: Path, files: list[Path], cache: Path) -> str:
-    """Digest of names (relative to ``root``), sizes and contents of ``files``.
+    """Digest of names (relative to ``root`` where they are below it), sizes and contents of
+    ``files``.
 
     Every byte is read the first time; later only names, sizes and modification times are looked
     at. A file that vanished counts as its name only.
     """
-    names = [path.relative_to(root).as_posix() for path in files]
+    names = [
+        (path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in files
+    ]
     stats = [_stat(path) for path in files]
 
     def compute() -> str:

@@ -8,20 +8,28 @@ from typing import Annotated, Any, Literal
 import torch
 import xxhash
 from pydantic import Field
+from torch import Tensor
 
 from latentsmith.config.schema import schema
 from latentsmith.data.base import DATASETS, CorruptSample, DatasetConfig, Sample, Split
 from latentsmith.data.decode import Mode, decode_image
 from latentsmith.data.digests import join_digests, remembered
+from latentsmith.data.edited import warn_without_captions
 from latentsmith.data.memory import seeded_subset, split_indices
 from latentsmith.errors import UserError, nearest
 
+FILES = ("image", "target")
+TEXTS = ("caption", "instruction", "target_caption")
+EDIT = ("target", "instruction", "target_caption")
+"""Keys of samples: of images, of texts, and those that only edits have."""
+
 
 class HFImages:
-    """A table of ``datasets`` as samples ``{"image", "label", "caption"}``.
+    """A table of ``datasets`` as samples ``{"image", "label", "caption"}``; of edits also
+    ``{"target", "instruction", "target_caption" (where it is named)}``.
 
     Args:
-        table: a ``datasets.Dataset`` whose image column is cast to ``Image(decode=False)``.
+        table: a ``datasets.Dataset`` whose image columns are cast to ``Image(decode=False)``.
         columns: our key → the table's column.
         label_ids: value in the label column → class index.
     """
@@ -41,6 +49,7 @@ class HFImages:
         self.table, self.columns = table, columns
         self.mode: Mode = mode
         self.name, self.classes, self.origin = name, classes, origin
+        self.image_keys = tuple(key for key in FILES if key in columns)
         self._label_ids, self._cache = label_ids, cache
 
     def __len__(self) -> int:
@@ -49,20 +58,42 @@ class HFImages:
     def __getitem__(self, index: int) -> Sample:
         row = self.table[index]
         where = f"row {index} of {self.name}"
-        value = row[self.columns["image"]]
-        if value is None:
-            raise CorruptSample(f"{where}: no image")
-        source = value["bytes"] if value["bytes"] is not None else Path(value["path"])
-        sample: Sample = {"image": decode_image(source, self.mode, where)}
+        sample: Sample = {
+            key: self._image(row[self.columns[key]], key, where) for key in self.image_keys
+        }
         if self._label_ids is not None:
             label = row[self.columns["label"]]
             if label not in self._label_ids:
                 raise CorruptSample(f"{where}: label {label!r} is not one of the training classes")
             sample["label"] = self._label_ids[label]
-        if "caption" in self.columns:
-            caption = row[self.columns["caption"]]
-            sample["caption"] = caption if isinstance(caption, str) else caption[0]
+        sample |= {key: _text(row[self.columns[key]]) for key in TEXTS if key in self.columns}
+        if "target" in self.columns:
+            sample.setdefault("caption", "")
         return sample
+
+    def _image(self, value: Any, key: str, where: str) -> Tensor:
+        if value is None:
+            raise CorruptSample(f"{where}: no {key}")
+        source = value["bytes"] if value["bytes"] is not None else Path(value["path"])
+        return decode_image(source, self.mode, where if key == "image" else f"{where}, {key}")
+
+    def caption(self, index: int) -> str | None:
+        """A sample's caption without reading its images; None when there are none."""
+        if "caption" not in self.columns:
+            return "" if "target" in self.columns else None
+        return self._told("caption", index)
+
+    def instruction(self, index: int) -> str | None:
+        """A sample's instruction without reading its images; None when there are none."""
+        return self._told("instruction", index) if "instruction" in self.columns else None
+
+    def _told(self, key: str, index: int) -> str:
+        return _text(self._texts[index][self.columns[key]])
+
+    @cached_property
+    def _texts(self) -> Any:
+        """The table without its images."""
+        return self.table.select_columns([self.columns[k] for k in TEXTS if k in self.columns])
 
     @property
     def labels(self) -> list[int] | None:
@@ -104,12 +135,19 @@ class HFImages:
         for row in self.table:
             for key, column in self.columns.items():
                 value = row[column]
-                if key != "image" or value is None:
+                if key not in FILES or value is None:
                     yield repr(value).encode()
                 elif value["bytes"] is not None:
                     yield value["bytes"]
                 else:
                     yield Path(value["path"]).read_bytes()
+
+
+def _text(value: Any) -> str:
+    """A text, or the first of several; none is the empty prompt."""
+    if isinstance(value, list | tuple):
+        value = value[0] if value else None
+    return "" if value is None else str(value)
 
 
 @DATASETS.register("hf_dataset", help="Hugging Face datasets: hub id, save_to_disk or image folder")
@@ -130,6 +168,12 @@ class HFDatasetConfig(DatasetConfig):
     """Column of the labels (a ClassLabel, integers or strings). None: no labels."""
     caption: str | None = None
     """Column of the captions (a string, or a list whose first is taken). None: no captions."""
+    target: str | None = None
+    """Column of the edited images, with ``instruction``. None: no edits."""
+    instruction: str | None = None
+    """Column of the instructions, with ``target``: what to change in ``image``."""
+    target_caption: str | None = None
+    """Column of the edited images' captions. None: not read."""
     train_split: str = "train"
     """Name of the training split."""
     val_split: str | None = None
@@ -144,6 +188,19 @@ class HFDatasetConfig(DatasetConfig):
     """Use at most so many training images (a seeded subset). None: all."""
     val_count: Annotated[int, Field(ge=1)] | None = None
     """Use at most so many validation images (a seeded subset). None: all."""
+
+    def __post_init__(self) -> None:
+        if (self.target is None) != (self.instruction is None):
+            has, lacks = ("target", "instruction") if self.target else ("instruction", "target")
+            raise ValueError(
+                f"{has}={getattr(self, has)} and no {lacks}: an edit needs both, the edited image "
+                f"and what was to be done; name the column by {lacks}=COLUMN"
+            )
+        if self.target_caption is not None and self.target is None:
+            raise ValueError(
+                f"target_caption={self.target_caption} is of edited images: name their column by "
+                "target=COLUMN, and the instructions' by instruction=COLUMN"
+            )
 
     def build(self, split: Split, cache: Path) -> HFImages:
         """Open (and for a hub id download) one split. Raises UserError naming path, splits or
@@ -163,14 +220,19 @@ class HFDatasetConfig(DatasetConfig):
         keep = seeded_subset(
             keep, self.train_count if split == "train" else self.val_count, self.seed
         )
-        table = table.select_columns(list(columns.values()))
-        table = table.cast_column(self.image, Image(decode=False))
+        table = table.select_columns(list(dict.fromkeys(columns.values())))
+        for key in FILES:
+            if key in columns:
+                table = table.cast_column(columns[key], Image(decode=False))
         if len(keep) < len(table):
             table = table.select(keep.tolist())
+        name = f"{self.path}/{split}"
+        if self.target is not None and self.caption is None:
+            warn_without_captions(name, split)
         return HFImages(
             table,
             columns,
-            name=f"{self.path}/{split}",
+            name=name,
             classes=classes,
             label_ids=label_ids,
             mode=self.mode,
@@ -214,7 +276,7 @@ class HFDatasetConfig(DatasetConfig):
         return saved[split]
 
     def _columns(self, table: Any) -> dict[str, str]:
-        wanted = {"image": self.image, "label": self.label, "caption": self.caption}
+        wanted = {key: getattr(self, key) for key in ("image", "label", "caption", *EDIT)}
         columns = {key: column for key, column in wanted.items() if column is not None}
         for key, column in columns.items():
             if column not in table.column_names:
@@ -224,11 +286,13 @@ class HFDatasetConfig(DatasetConfig):
                 )
         from datasets import Image
 
-        if not isinstance(table.features[self.image], Image):
-            raise UserError(
-                f"column {self.image!r} of dataset {self.path!r} holds "
-                f"{table.features[self.image]}, not images"
-            )
+        for key in FILES:
+            column = columns.get(key)
+            if column is not None and not isinstance(table.features[column], Image):
+                raise UserError(
+                    f"column {column!r} of dataset {self.path!r} (setting {key!r}) holds "
+                    f"{table.features[column]}, not images"
+                )
         return columns
 
     def _classes(self, train: Any) -> tuple[list[str] | None, dict[Any, int] | None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from latentsmith.data.base import CorruptSample, Dataset
+from latentsmith.data.edited import warn_left_out
 from latentsmith.data.transforms import Transform, TransformConfig
 from latentsmith.errors import UserError
 from latentsmith.utils.files import atomic_path, write_json
@@ -35,7 +36,7 @@ def prepare(dataset: Dataset, cfg: TransformConfig, folder: Path, format: str) -
 
     A caption goes into a ``.txt`` file beside its image (``image_folder`` reads it with
     ``captions=true``). Files that are there are kept and each is written atomically, so the same
-    call goes on after an interruption.
+    call goes on after an interruption. Of edits only the images before are written.
 
     Raises:
         UserError: ``folder`` holds other files, or a copy of other data or with other settings.
@@ -48,6 +49,7 @@ def prepare(dataset: Dataset, cfg: TransformConfig, folder: Path, format: str) -
         "format": format,
     }
     _claim(folder, note)
+    warn_left_out(dataset)
     there = {path.name[:8] for path in folder.rglob(f"*.{format}") if path.name[0] != "."}
     todo = [index for index in range(len(dataset)) if f"{index:08d}" not in there]
 

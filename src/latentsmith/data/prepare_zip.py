@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 
 from latentsmith.data.balance import balanced_part
 from latentsmith.data.base import CorruptSample, Dataset, Split
+from latentsmith.data.edited import warn_left_out
 from latentsmith.data.prepare import Prepared, save_image, state
 from latentsmith.data.sample_ids import sample_ids
 from latentsmith.data.subset import subset
@@ -69,7 +70,8 @@ def prepare_zip(
 ) -> dict[Split, Prepared]:
     """Write each split's ZIP and CSV, or go on where an earlier call was killed.
 
-    The bytes do not depend on when or whether it was interrupted.
+    The bytes do not depend on when or whether it was interrupted. Of edits only the images before
+    are written.
 
     Raises:
         UserError: the folder holds something else, or a copy of other data or with other settings
@@ -85,6 +87,8 @@ def prepare_zip(
             jobs = [_Job(s, data, ids[s], settings, folder) for s, data in datasets.items()]
             for job in jobs:  # all of them first: nothing is written when any is refused
                 job.state()
+            for data in datasets.values():
+                warn_left_out(data)
             classes = next(iter(datasets.values())).classes
             if classes is not None and not (folder / CLASSES).is_file():
                 lists.write_classes(folder / CLASSES, classes)

@@ -116,9 +116,8 @@ def _caption(dataset: Dataset, index: int) -> str | None:
 def _no_captions(dataset: Dataset) -> UserError:
     return UserError(
         f"dataset {dataset.name} gives no captions: set data.captions=true (image_folder) or "
-        "data.caption=COLUMN (hf_dataset), give its CSV a column caption (zip_csv), store its "
-        "class names by --template 'a photo of a {}', "
-        "or a file of texts by --texts FILE"
+        "data.caption=COLUMN (hf_dataset), give its list a column caption (image_list, zip_csv), "
+        "store its class names by --template 'a photo of a {}', or a file of texts by --texts FILE"
     )
 
 

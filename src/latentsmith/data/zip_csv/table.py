@@ -85,7 +85,12 @@ def read_table(path: Path, needed: str) -> Table:
         UserError: it cannot be read, lacks that column, has no rows, or a row that does not fit its
             header.
     """
-    header, rows, lines = _read(path)
+    if not path.exists():
+        raise UserError(
+            f"there is no {path}: a ZIP's samples are listed in a CSV, beside it under its name or "
+            "where the setting 'manifest' says"
+        )
+    header, rows, lines = read_rows(path)
     if needed not in header:
         known = f"It has: {', '.join(header)}." if any(header) else "It is empty."
         raise UserError(f"{path} has no column {needed!r} in its first line. {known}")
@@ -98,13 +103,17 @@ def read_table(path: Path, needed: str) -> Table:
     return Table(path, {name: [row[k] for row in rows] for name, k in places.items()}, lines)
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows, and the line each row begins at (a quoted caption may have several)."""
+def read_rows(path: Path, delimiter: str = ",") -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows, and the line each row begins at (a quoted caption may have several).
+
+    Raises:
+        UserError: it cannot be read, or has a row that does not fit its header.
+    """
     rows, lines = [], []
     try:
         # "-sig": spreadsheets put a byte order mark before the header
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(reader, [])]
             begin = reader.line_num + 1
             for row in reader:
@@ -116,11 +125,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
                     rows.append(row)
                     lines.append(begin)
                 begin = reader.line_num + 1
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no {path}: a ZIP's samples are listed in a CSV, beside it under its name or "
-            "where the setting 'manifest' says"
-        ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV (UTF-8, commas): {error}") from error
+        between = "commas" if delimiter == "," else "tabs"
+        raise UserError(f"{path} cannot be read as CSV (UTF-8, {between}): {error}") from error
     return header, rows, lines

@@ -65,16 +65,17 @@ def _places(
 
 
 def measure_edited(y: Yardsticks, generator: LatentGenerator, arm: Arm) -> LatentCard:
-    """Held-out images changed as their instructions say."""
+    """Held-out images changed as their instructions say; those whose images cannot be read are left
+    out."""
     e, inputs = y.cfg.evaluate, y.inputs
-    count = min(e.generated, len(inputs.val))
-    mine = torch.arange(count)[rank_slice(count, y.team.rank, y.team.world_size)]
+    numbers, source = _sources(y, generator)
+    part = rank_slice(len(numbers), y.team.rank, y.team.world_size)
     made = generator.sample_latents(
-        mine,
+        numbers[part],
         sampler=e.sampler,
         guidance=e.edit_guidance,
         seed=0,
-        condition=_asked(y, generator, mine),
+        condition=_told(y, numbers[part]) | {"source": source[part]},
         batch_size=e.batch_size,
     )
     images = gather_rows(generator.decode(made, batch_size=e.batch_size))
@@ -83,27 +84,37 @@ def measure_edited(y: Yardsticks, generator: LatentGenerator, arm: Arm) -> Laten
         dataset, rows = y.shapes
         stamp = Stamp(
             data=inputs.val.name,
-            count=count,
+            count=len(numbers),
             seed=0,
             sampler=e.sampler.kind,
             steps=getattr(e.sampler, "steps", None),
             detail={"arm": arm, "guidance": e.edit_guidance.kind},
         )
-        triples = dataset.edit_triples(rows[:count])
+        triples = dataset.edit_triples(rows[numbers])
         card.extend(measure_edits(y.judge, images, triples, stamp=stamp, resamples=e.resamples))
-    few = range(min(SHOWN, count))
-    for name, source in (("given", inputs.val), ("wanted", edited(inputs.val))):
-        card.figures[name] = torch.stack([inputs.transform(source[n]["image"]) for n in few])
+    few = numbers[:SHOWN].tolist()
+    for name, side in (("given", inputs.val), ("wanted", edited(inputs.val))):
+        card.figures[name] = torch.stack([inputs.transform(side[n]["image"]) for n in few])
     card.figures["edited"] = images[:SHOWN]
     return card
 
 
-def _asked(y: Yardsticks, generator: LatentGenerator, rows: Tensor) -> dict[str, Tensor]:
-    """Instructions and normalized latents of held-out images."""
-    table = y.inputs.held_out_texts.instructions
-    assert table is not None and generator.autoencoder is not None
-    store = y.inputs.latents(generator.autoencoder, y.inputs.val)[""]
+def _sources(y: Yardsticks, generator: LatentGenerator) -> tuple[Tensor, Tensor]:
+    """Numbers of held-out edits whose both images are readable [n], and the normalized latents of
+    what is to be edited [n, C, h, w]."""
+    assert generator.autoencoder is not None
+    stores = y.inputs.latents(generator.autoencoder, y.inputs.val)
+    store, lost = stores[""], {row for some in stores.values() for row in some.unreadable}
+    good = [row for row in range(len(store)) if row not in lost][: y.cfg.evaluate.generated]
+    rows = torch.tensor(good, dtype=torch.int64)
     field = "latent" if "latent" in store.manifest.fields else "mean"
     raw = store.gather(rows, fields=[field])[field].float()
+    return rows, generator.normalizer.normalize(raw)
+
+
+def _told(y: Yardsticks, rows: Tensor) -> dict[str, Tensor]:
+    """Instructions of held-out edits."""
+    table = y.inputs.held_out_texts.instructions
+    assert table is not None
     told = table.condition(rows)
-    return told | {"text": told["text"].float(), "source": generator.normalizer.normalize(raw)}
+    return told | {"text": told["text"].float()}
