@@ -9,10 +9,10 @@ import yaml
 import latentsmith
 from latentsmith.backbones.unet_network import SDUNet
 from latentsmith.export.autoencoder import FOLDER
+from latentsmith.export.measured import measured
 from latentsmith.export.part import Part
+from latentsmith.export.pipeline import AUTOENCODER, PIPELINE_PARTS
 from latentsmith.reports.content import Report
-from latentsmith.reports.markdown import markdown_table
-from latentsmith.reports.tables import measurement_table
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.utils.digest import state_digest
 
@@ -42,12 +42,11 @@ def model_card(
         _pairing(generator),
     ]
     if report is not None and report.measurements:
-        table = markdown_table(measurement_table(report.measurements))
-        sections.append(f"## Measurements\n\n95 % intervals in brackets.\n\n{table}")
-    return "\n".join([_front(generator), *sections, LICENCE])
+        sections.append(measured(report))
+    return "\n".join([_front(generator, parts), *sections, LICENCE])
 
 
-def _front(generator: LatentGenerator) -> str:
+def _front(generator: LatentGenerator, parts: list[Part]) -> str:
     network, tags = generator.backbone, ["latentsmith"]
     entries: dict[str, Any] = {"library_name": "latentsmith"}
     if isinstance(network, SDUNet):
@@ -60,6 +59,9 @@ def _front(generator: LatentGenerator) -> str:
             entries["base_model"] = source
     else:
         tags += [network.config.kind, "latent-diffusion"]
+    if PIPELINE_PARTS in (part.path for part in parts):
+        entries["library_name"] = "diffusers"
+        tags.append("text-to-image")
     text = yaml.safe_dump(entries | {"tags": tags}, sort_keys=False)
     return f"---\n{text}# license: yours to state\n---\n"
 
@@ -95,9 +97,11 @@ def _made(generator: LatentGenerator, parts: list[Part]) -> list[tuple[str, str]
 
 
 def _autoencoder(generator: LatentGenerator, parts: list[Part]) -> str:
-    network = generator.backbone
-    if any(part.path == f"{FOLDER}/" for part in parts) or not isinstance(network, SDUNet):
-        return f"`{FOLDER}/`, here"
+    network, paths = generator.backbone, [part.path for part in parts]
+    for folder in (FOLDER, AUTOENCODER):
+        if f"{folder}/" in paths:
+            return f"`{folder}/`, here"
+    assert isinstance(network, SDUNet)  # all others go with theirs
     return f"not here: that of `{network.config.source}`, if its digest is the one below"
 
 

@@ -4,12 +4,14 @@ import logging
 from pathlib import Path
 
 from latentsmith.autoencoders.kl import KLAutoencoder
+from latentsmith.backbones.text_dit import TextDiT
 from latentsmith.backbones.unet_network import SDUNet
 from latentsmith.errors import UserError
 from latentsmith.export.autoencoder import FOLDER, is_in, write_autoencoder
 from latentsmith.export.card import model_card
 from latentsmith.export.heads import write_heads
 from latentsmith.export.part import Part
+from latentsmith.export.pipeline import Sampling, write_pipeline
 from latentsmith.export.unet import in_pipeline, write_unet
 from latentsmith.reports.content import Report
 from latentsmith.sampling.generator import BACKBONE, LatentGenerator
@@ -33,24 +35,28 @@ def export(
     name: str,
     with_vae: bool = False,
     report: Report | None = None,
+    sampling: Sampling | None = None,
     fresh: bool = False,
 ) -> Path:
-    """Write ``out``: the network, its autoencoder, its alignment heads, and ``README.md``.
+    """Write ``out``: the network, its autoencoder, its alignment heads, and ``README.md``; of a
+    generator from texts (``text_dit``), a diffusers pipeline.
 
     Args:
         generator: with its autoencoder.
         name: what the model card calls it.
         with_vae: write the autoencoder also where the LoRA's pipeline has the same.
         report: measurements for the card.
+        sampling: of pipelines, steps and guidance for the card's code, shift of the scheduler.
         fresh: move what ``out`` holds aside, once the new one is complete.
 
     Raises:
-        UserError: ``out`` is taken, the generator has no autoencoder, or nothing of it was trained.
+        UserError: ``out`` is taken, the generator has no autoencoder, nothing of it was trained, or
+            it has a setting that the other libraries have no answer to.
     """
     out = Path(out)
     check_free(out, fresh=fresh, source=Path(generator.info.autoencoder))
     with atomic_folder(out) as tmp:
-        parts = _write(generator, tmp, with_vae=with_vae)
+        parts = _write(generator, tmp, with_vae=with_vae, sampling=sampling)
         (tmp / CARD).write_text(model_card(name, generator, parts, report))
         if _taken(out):
             log.info("moved what was there to %s", move_aside(out))
@@ -84,14 +90,19 @@ def _taken(out: Path) -> bool:
     return out.is_dir() and any(out.iterdir())
 
 
-def _write(generator: LatentGenerator, folder: Path, *, with_vae: bool) -> list[Part]:
+def _write(
+    generator: LatentGenerator, folder: Path, *, with_vae: bool, sampling: Sampling | None
+) -> list[Part]:
     network, autoencoder = generator.backbone, generator.autoencoder
     if autoencoder is None:
         raise UserError("this generator was loaded without its autoencoder: load it with it")
+    if isinstance(network, TextDiT):
+        return write_pipeline(generator, folder, sampling) + _heads(generator, folder)
     if not isinstance(autoencoder, KLAutoencoder):
         raise UserError(
             f"this generator's autoencoder is of kind {autoencoder.kind}, which diffusers has not: "
-            "there is nothing to export to. The saved generator is a folder to copy as it is"
+            f"it goes into the pipeline of a text_dit, and this is a {network.config.kind}. The "
+            "saved generator is a folder to copy as it is"
         )
     if isinstance(network, SDUNet):
         if network.config.adapt == "none" and generator.aligner is None:
@@ -105,9 +116,13 @@ def _write(generator: LatentGenerator, folder: Path, *, with_vae: bool) -> list[
         with_vae, parts = True, [_write_own(generator, folder)]
     if with_vae:
         parts.append(write_autoencoder(autoencoder, folder))
-    if generator.aligner is not None:
-        parts.append(write_heads(generator.aligner, network, folder))
-    return parts
+    return parts + _heads(generator, folder)
+
+
+def _heads(generator: LatentGenerator, folder: Path) -> list[Part]:
+    if generator.aligner is None:
+        return []
+    return [write_heads(generator.aligner, generator.backbone, folder)]
 
 
 def _has_its_own(network: SDUNet, autoencoder: KLAutoencoder) -> bool:

@@ -1,0 +1,96 @@
+"""Modules written out to stand alone: what they take along, in which order, what is refused."""
+
+import ast
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from latentsmith.export.inline import _source, standalone
+
+SHIPPED = ["modeling_text_dit", "modeling_semantic", "pipeline"]
+
+
+def package(folder, monkeypatch, **modules):
+    """Modules ``latentsmith.export.toy_NAME`` with these texts."""
+    import latentsmith.export
+
+    for name, text in modules.items():
+        (folder / f"toy_{name}.py").write_text(text)
+    monkeypatch.setattr(latentsmith.export, "__path__", [str(folder)])
+    _source.cache_clear()
+    return "latentsmith.export.toy_"
+
+
+def run(text: str) -> dict:
+    module = ModuleType("stands_alone")
+    exec(compile(text, "stands_alone.py", "exec"), module.__dict__)
+    return module.__dict__
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_shipped_imports_torch_diffusers_and_transformers_alone(name):
+    tree = ast.parse(standalone(f"latentsmith.export.shipped.{name}"))
+    roots = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            roots |= {n.name.split(".")[0] for n in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            roots.add(str(node.module).split(".")[0])
+    known = {"torch", "diffusers", "transformers", "numpy", "PIL"}
+    assert roots - known <= set(sys.stdlib_module_names)
+
+
+def test_what_is_needed_comes_before_what_needs_it(tmp_path, monkeypatch):
+    start = package(
+        tmp_path,
+        monkeypatch,
+        deep='"""."""\nimport math\nLIMIT = 3\n\n\ndef unused():\n    return nothing_at_all\n'
+        "\n\ndef deep(x):\n    return math.floor(x) + LIMIT\n"
+        "\n\nclass Base:\n    twice = deep(-1.5)\n",
+        near='"""."""\nfrom latentsmith.export.toy_deep import Base, deep\n\n\n'
+        "class Near(Base):\n    def near(self, x):\n        return helper(x)\n"
+        "\n\ndef helper(x):\n    return deep(x) * 2\n",
+        top='"""Told."""\nfrom latentsmith.export.toy_near import Near\n\n\n'
+        "class Top(Near):\n    pass\n",
+    )
+    text = standalone(f"{start}top")
+    assert "unused" not in text and text.count("LIMIT = 3") == 1
+    assert ast.get_docstring(ast.parse(text)) == "Told."
+    assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    top = run(text)["Top"]()
+    assert (top.near(1.5), top.twice) == (8, 1)
+
+
+def test_settings_classes_stay_names(tmp_path, monkeypatch):
+    start = package(
+        tmp_path,
+        monkeypatch,
+        part='"""."""\nfrom latentsmith.config.schema import schema\n\n\n'
+        "@schema\nclass PartConfig:\n    size: int = 1\n\n\n"
+        "def part(config: PartConfig):\n    return config.size\n",
+        top='"""."""\nfrom latentsmith.export.toy_part import part\n\nhere = part\n',
+    )
+    text = standalone(f"{start}top")
+    assert "class PartConfig" not in text and "pydantic" not in text
+    assert run(text)["here"](SimpleNamespace(size=5)) == 5
+
+
+def test_names_that_mean_two_things_are_refused(tmp_path, monkeypatch):
+    start = package(
+        tmp_path,
+        monkeypatch,
+        a='"""."""\nMEAN = 1\n\n\ndef a():\n    return MEAN\n',
+        b='"""."""\nMEAN = 2\n\n\ndef b():\n    return MEAN\n',
+        both='"""."""\nfrom latentsmith.export.toy_a import a\n'
+        "from latentsmith.export.toy_b import b\n\nhere = a, b\n",
+        own='"""."""\nfrom latentsmith.export.toy_a import a\n\nMEAN = a()\n',
+        renamed='"""."""\nfrom latentsmith.export.toy_a import a as other\n\nhere = other\n',
+    )
+    with pytest.raises(ValueError, match=r"MEAN is in .*toy_a and in .*toy_b"):
+        standalone(f"{start}both")
+    with pytest.raises(ValueError, match=r"toy_own defines MEAN, which it also needs"):
+        standalone(f"{start}own")
+    with pytest.raises(ValueError, match=r"toy_renamed renames .*toy_a.a"):
+        standalone(f"{start}renamed")
