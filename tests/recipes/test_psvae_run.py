@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,14 @@ from safetensors.torch import load_file
 from helpers.pages import assert_self_contained
 from latentsmith.autoencoders.load import load_autoencoder
 from latentsmith.cli import main
+from latentsmith.config.run import Run
+from latentsmith.metrics.shapes_judge.judge import Judge
+from latentsmith.metrics.shapes_judge.network import JudgeNet
+from latentsmith.recipes.psvae.inputs import Inputs
+from latentsmith.recipes.psvae.measure import Measurer
+from latentsmith.recipes.psvae.report import _table, targets
 from latentsmith.sampling.generator import LatentGenerator
+from latentsmith.training.team import Team
 
 ARGS = ["run", "psvae", "scale=smoke", "experiment=spaces"]
 AUTOENCODERS = {"svae": "svae", "psvae": "pixel", "rae": "rae", "vae": "vae"}
@@ -177,3 +185,34 @@ GOLDEN = {
     "pixel": [1.31465, 1.58534, 1.68543, 2.44695],
     "dit": [2.34595, 2.10292, 2.0047, 2.05697],
 }
+
+
+def test_captioned_shapes_are_judged(smoke, cache, monkeypatch):
+    """Attributes of reconstructions, of generated and of edited images, by an untrained judge."""
+    monkeypatch.setenv("LATENTSMITH_CACHE", str(cache))
+    record = {"made": {"resolution": 32}, "accuracy": {"clean": {"joint": 1.0, "n": 1}}}
+    judge = Judge(JudgeNet(8), record)
+    monkeypatch.setattr(Judge, "load_or_train", classmethod(lambda cls, *_: judge))
+    config = Run.load(smoke).config
+    config = replace(config, evaluate=replace(config.evaluate, judge=True))
+    team = Team.join(several_objectives=False)
+    generator = LatentGenerator.load(smoke / "training/dit/generator")
+    card = Measurer(config, Inputs(config, team), team).card(generator, "psvae")
+    found = {m.name: m for m in card}
+    for name in (
+        "attribute_accuracy_background",
+        "attribute_accuracy_background_reconstructed",
+        "attribute_accuracy_joint",
+        "edit_accuracy_changed",
+        "edit_accuracy_kept",
+    ):
+        assert 0 <= found[name].value <= 1
+    names = [t.name for t in targets({"psvae": card})]
+    assert names == [
+        "text: all mentioned attributes right",
+        "editing: the requested attribute right",
+        "editing: untouched attributes kept",
+    ]
+    shown = [row[0] for row in _table({"psvae": card}, ("attribute_accuracy",), "").rows]
+    assert shown
+    assert not any(name.endswith("_reconstructed") for name in shown)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from latentsmith.autoencoders.base import Autoencoder
 from latentsmith.autoencoders.semantic import SemanticAutoencoder
-from latentsmith.metrics.base import Stamp
+from latentsmith.metrics.base import Measurement, Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.generation_card import measure_generation
+from latentsmith.metrics.shapes_card import measure_attributes
 from latentsmith.recipes.psvae.config import Arm, PSVAEConfig
 from latentsmith.recipes.psvae.inputs import Inputs
 from latentsmith.recipes.psvae.measure_generation import measure_edited, measure_generated
@@ -81,11 +82,13 @@ class Measurer:
                 encoder=encoder.fingerprint(),
                 resamples=resamples,
             )
-            card.measurements += [
-                replace(m, name=f"{m.name}_reconstructed")
-                for m in found
-                if m.metric in ("fd", "fid")
-            ]
+            card.measurements += _of_reconstructions(found, ("fd", "fid"))
+        if self.yardsticks.judge is not None:  # whether the decoder or the generator is at fault
+            asked = self.yardsticks.shown(torch.arange(len(recon)))
+            found = measure_attributes(
+                self.yardsticks.judge, recon, *asked, stamp=stamp, resamples=resamples
+            )
+            card.measurements += _of_reconstructions(found, ("attribute_accuracy",))
         card.figures |= {"images": original[:SHOWN], "reconstructed": recon[:SHOWN]}
 
     def _features(
@@ -114,3 +117,8 @@ class Measurer:
             codes.append(latent.mean((2, 3)).cpu())
             labels.append(batch["label"])
         return torch.cat(codes), torch.cat(labels)
+
+
+def _of_reconstructions(found: LatentCard, metrics: tuple[str, ...]) -> list[Measurement]:
+    """Measurements of some metrics, under names that say of what."""
+    return [replace(m, name=f"{m.name}_reconstructed") for m in found if m.metric in metrics]

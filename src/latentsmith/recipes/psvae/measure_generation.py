@@ -33,10 +33,8 @@ def measure_generated(y: Yardsticks, generator: LatentGenerator, arm: Arm) -> La
     card = score_images(images, y.spaces, how, y.team, stamp=stamp, clip=y.clip)
     latents, images = gather_rows(latents), gather_rows(images)
     _places(card, y, generator, latents, images, stamp)
-    if y.judge is not None and y.shapes is not None:
-        dataset, rows = y.shapes
-        shown = dataset.gather(rows[numbers])
-        asked = shown["factors"], shown["mentions"]
+    if y.judge is not None:
+        asked = y.shown(numbers)
         card.extend(measure_attributes(y.judge, images, *asked, stamp=stamp, resamples=e.resamples))
     return card
 

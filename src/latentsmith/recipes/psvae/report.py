@@ -25,6 +25,11 @@ ATTRIBUTES = 0.8
 KEPT = 0.9
 """Share of untouched attributes that edits must keep."""
 
+RECONSTRUCTED = "_reconstructed"
+"""End of the names of what is measured of reconstructions."""
+OF_BOTH = ("attribute_accuracy", "fd", "fid")
+"""Metrics of generated images that are measured of reconstructions, too."""
+
 Cards = dict[Arm, LatentCard]
 
 
@@ -116,9 +121,16 @@ def _beats(cards: Cards, other: Arm, key: str, name: str) -> Target:
 # Sections -----------------------------------------------------------------------------------------
 
 
-def _table(cards: Cards, metrics: Sequence[str], caption: str) -> Table:
-    """Every measurement of some metrics, one column for each arm."""
-    names = dict.fromkeys(m.name for c in cards.values() for m in c if m.metric in metrics)
+def _table(cards: Cards, metrics: Sequence[str], caption: str, of: str = "") -> Table:
+    """Every measurement of some metrics, one column for each arm; what is measured of generated and
+    of reconstructed images alike, ``of`` one of them."""
+    names = dict.fromkeys(
+        m.name
+        for card in cards.values()
+        for m in card
+        if m.metric in metrics
+        and (m.metric not in OF_BOTH or m.name.endswith(RECONSTRUCTED) == bool(of))
+    )
     rows: list[list[Cell]] = [[name, *(c.get(name) for c in cards.values())] for name in names]
     return Table(["measurement", *(NAMES[arm] for arm in cards)], rows, caption)
 
@@ -167,8 +179,10 @@ def _what(cfg: PSVAEConfig, arm: Arm) -> list[str]:
 
 
 def _reconstruction(cards: Cards) -> Section:
-    metrics = ("psnr", "ssim", "feature_mse", "token_cosine", "linear_probe")
-    table = _table(cards, metrics, "Held-out images; features against the frozen encoder's.")
+    metrics = ("psnr", "ssim", "fd", "fid", "feature_mse", "token_cosine", "linear_probe",
+               "attribute_accuracy")  # fmt: skip
+    caption = "Held-out images; features against the frozen encoder's."
+    table = _table(cards, metrics, caption, of=RECONSTRUCTED)
     arms = dict(list(cards.items())[:1])
     grid = _grid(arms, ["images"], "Held-out images.", "Images.")
     grid += _grid(cards, ["reconstructed"], "Their reconstructions.", "Reconstructions.")

@@ -78,6 +78,13 @@ class Yardsticks:
             images, rows = images.dataset, images.indices
         return (images, rows) if isinstance(images, ShapesDataset) else None
 
+    def shown(self, numbers: Tensor) -> tuple[dict[str, Tensor], list[list[str]]]:
+        """What held-out captioned shapes [n] show, and what their captions mention of it."""
+        assert self.shapes is not None
+        dataset, rows = self.shapes
+        batch = dataset.gather(rows[numbers])
+        return batch["factors"], batch["mentions"]
+
     @cached_property
     def judge(self) -> Judge | None:
         """A judge of attributes, for captioned shapes only."""
