@@ -79,12 +79,14 @@ class Encoder(nn.Module):
         dim: width D of the vectors.
         grid: (rows, columns) of the token grid, or None without tokens.
         output: which output `vector` gives.
+        resolution: side of the square that images are resized to, where it is one.
     """
 
     name: str
     dim: int
     grid: tuple[int, int] | None = None
     output: Output = "pooled"
+    resolution: int
     needs_fit: bool = False
     """True while it must still be fitted on data (pixel PCA)."""
 
@@ -182,3 +184,16 @@ class Encoder(nn.Module):
         """What a cache made with this encoder depends on: kind, weights digest, preprocessing,
         output. JSON-able."""
         raise TypeError(f"{type(self).__name__} has no fingerprint()")
+
+    def described(self, mean: object, std: object) -> dict[str, object]:
+        """The fingerprint of an encoder that resizes images to ``self.resolution`` and normalizes
+        them by ``mean`` and ``std``."""
+        return {
+            "kind": self.name,
+            "weights": self.digest(),
+            "resolution": self.resolution,
+            "mean": mean,
+            "std": std,
+            "resize": "bicubic-antialias",
+            "output": self.output,
+        }

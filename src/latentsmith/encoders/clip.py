@@ -113,13 +113,4 @@ class Clip(Encoder):
 
     def fingerprint(self) -> dict[str, object]:
         """See `Encoder.fingerprint`."""
-        return {
-            "kind": self.name,
-            "weights": self.digest(),
-            "resolution": self.resolution,
-            "mean": list(MEAN),
-            "std": list(STD),
-            "resize": "bicubic-antialias",
-            "projection": self.projection,
-            "output": self.output,
-        }
+        return {"projection": self.projection} | self.described(list(MEAN), list(STD))

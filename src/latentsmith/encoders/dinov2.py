@@ -114,12 +114,4 @@ class DinoV2(Encoder):
 
     def fingerprint(self) -> dict[str, object]:
         """See `Encoder.fingerprint`."""
-        return {
-            "kind": self.name,
-            "weights": self.digest(),
-            "resolution": self.resolution,
-            "mean": list(MEAN),
-            "std": list(STD),
-            "resize": "bicubic-antialias",
-            "output": self.output,
-        }
+        return self.described(list(MEAN), list(STD))

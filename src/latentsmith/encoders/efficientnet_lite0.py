@@ -171,12 +171,4 @@ class EfficientNetLite0(Encoder):
 
     def fingerprint(self) -> dict[str, object]:
         """See `Encoder.fingerprint`."""
-        return {
-            "kind": self.name,
-            "weights": self.digest(),
-            "resolution": self.resolution,
-            "mean": MEAN,
-            "std": STD,
-            "resize": "bicubic-antialias",
-            "output": self.output,
-        }
+        return self.described(MEAN, STD)
