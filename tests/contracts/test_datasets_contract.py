@@ -63,6 +63,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict]] = {
     "hf_dataset": hf_dataset,
     "image_folder": image_folder,
     "image_list": image_list,
+    "photos": lambda root, monkeypatch: {"reduce": 4, "resolution": 32},
     "shapes": lambda root, monkeypatch: {"resolution": 16, "train_count": 30, "val_count": 10},
     "zip_csv": zip_csv,
 }
@@ -74,6 +75,7 @@ OTHER: dict[str, dict] = {
     "hf_dataset": {"seed": 1},
     "image_folder": {"seed": 1},
     "image_list": {"seed": 1},
+    "photos": {"stride": 15},
     "shapes": {"seed": 1},
     "zip_csv": {"seed": 1},
 }

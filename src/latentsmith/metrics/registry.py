@@ -23,7 +23,8 @@ Input = Literal[
     "latents", "reference", "labels", "maps", "images", "recon", "features", "features_ref",
     "train", "train_labels", "test", "test_labels", "encode", "decode", "extract", "distance",
     "tokens", "tokens_ref", "predicted_labels", "pixel_labels", "found_scenes", "asked_scenes",
-    "edits",
+    "edits", "field", "field_ref", "known", "ids", "ids_ref", "masked",
+    "nll", "nll_ref",
 ]  # fmt: skip
 """What a metric may ask for.
 
@@ -32,7 +33,12 @@ images, recon [N, C, H, W] in [0, 1] · features, features_ref [N, D] (generated
 train, test [N, D] with their labels · encode, decode: callables · extract: images → features ·
 distance: (images, images) → [N] · tokens, tokens_ref [N, T, D] (a network's, its teacher's) ·
 predicted_labels, pixel_labels int [N, H, W] (found, true) · found_scenes, asked_scenes
-int [N, 1 + K, 4], edits int [N, 9, 4] (`latentsmith.metrics.shapes_judge.tables`).
+int [N, 1 + K, 4], edits int [N, 9, 4] (`latentsmith.metrics.shapes_judge.tables`) · field,
+field_ref: values of fields at the same lattice points [N, C, …] in [-1, 1] (found, true or found
+otherwise) with 1 to 3 axes · known bool [N, L]: which of their L points a model was given ·
+ids, ids_ref int64 [N, L]: token rows of texts (written, true; `latentsmith.data.text.tokens`) ·
+masked bool [N, L]: which tokens were hidden · nll, nll_ref [N, …]: nats per token of texts given
+their own latent and another's.
 """
 
 Replicates = Callable[..., Any]
