@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.texts import tiny_sentence
 from helpers.tiny_models import tiny_clip_text, tiny_sdxl_text, tiny_t5
 from latentsmith.encoders.text import TEXT_ENCODERS, TextEncoder
 from latentsmith.errors import UserError
@@ -21,6 +22,8 @@ def make(name: str, folder: Path, **settings) -> TextEncoder:
         return config(source=tiny_clip_text(folder), **settings).build()
     if name == "sdxl_text":
         return config(source=tiny_sdxl_text(folder), **settings).build()
+    if name == "sentence":
+        return config(source=tiny_sentence(folder), **({"length": 12} | settings)).build()
     if name == "t5":
         return config(source=tiny_t5(folder), **({"length": 12} | settings)).build()
     raise AssertionError(f"text encoder {name!r} is new: say here how to make a tiny one")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.tiny_models import tiny_clip, tiny_clip_text, tiny_t5
 from latentsmith.encoders.text.clip_text import ClipTextConfig
-from latentsmith.encoders.text.minilm import MODULE, MiniLMConfig, _folder
+from latentsmith.encoders.text.minilm import MODULE, MiniLMConfig, model_folder
 from latentsmith.encoders.text.t5 import T5Config
 from latentsmith.errors import UserError
 
@@ -41,7 +41,7 @@ def test_minilm_gives_the_numbers_of_sentence_transformers():
 def test_minilm_is_what_sentence_transformers_makes_of_it():
     from sentence_transformers import SentenceTransformer
 
-    oracle = SentenceTransformer(str(_folder()), device="cpu")
+    oracle = SentenceTransformer(str(model_folder()), device="cpu")
     encoder = MiniLMConfig().build()
     texts = [*TEXTS, "a long one " * 200]
     out = encoder(texts)
@@ -134,7 +134,7 @@ def test_clip_text_loads_the_tower_of_a_whole_model(tmp_path):
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     source = tiny_t5(tmp_path)
     with pytest.raises(UserError, match=r"has token \d+, the model t5 knows only 32"):
-        T5Config(source=source, tokenizer=str(_folder())).build()
+        T5Config(source=source, tokenizer=str(model_folder())).build()
 
 
 @torch.no_grad()

@@ -54,16 +54,28 @@ class CrossAttention(nn.Module):
         self.q_norm = HeadNorm(width // heads, norm) if qk_norm else None
         self.k_norm = HeadNorm(width // heads, norm) if qk_norm else None
 
-    def forward(self, x: Tensor, others: Tensor, seen: Tensor | None = None) -> Tensor:
-        """x [B, N, D], others [B, L, D] → [B, N, D]. ``seen``, bool [B, L]: the others that are
-        looked at; None: all. Who may look at none of them sees zeros."""
+    def forward(
+        self,
+        x: Tensor,
+        others: Tensor,
+        seen: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, N, D], others [B, L, D] → [B, N, D].
+
+        ``seen``, bool [B, L]: the others that are looked at; None: all. Who may look at none of
+        them sees zeros. ``bias``, [B, heads, N, L] or broadcast to it: added to the attention's
+        logits; instead of ``seen``.
+        """
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, N, head]
         k, v = self.kv(others).unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, L, heads, head]
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if seen is None:
-            y = F.scaled_dot_product_attention(q, k, v)
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=None if bias is None else bias.to(q.dtype)
+            )
         else:
             any_seen = seen.any(1, keepdim=True)  # a softmax over nothing would be NaN
             mask = (seen | ~any_seen)[:, None, None]

@@ -46,6 +46,15 @@ def rope_2d(head: int, grid: tuple[int, int]) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()])
 
 
+def rope_1d(head: int, length: int) -> Tensor:
+    """Rotations of RoPE along a sequence (Su et al. 2021, arXiv 2104.09864), float64
+    [2, length, head], for `rotate`. ``head`` is even."""
+    place = torch.arange(length, dtype=torch.float64, device="cpu")
+    angle = place[:, None] * frequencies(head // 2)  # [length, head/2]
+    angle = torch.cat([angle, angle], dim=1)
+    return torch.stack([angle.cos(), angle.sin()])
+
+
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """x [B, heads, N, head] turned by ``rope`` [2, N, head], in x's dtype."""
     cos, sin = rope.unbind(0)

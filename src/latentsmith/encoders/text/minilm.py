@@ -57,15 +57,16 @@ class MiniLMConfig(TextEncoderConfig):
         """Load the weights. Raises UserError when they cannot be had or do not fit."""
         from transformers import BertModel
 
-        source = self.source if self.source != PACKAGE else str(_folder())
+        source = self.source if self.source != PACKAGE else str(model_folder())
         config = load_config(source, kinds=("bert",), example=EXAMPLE)
         check_length(self.length, config.max_position_embeddings, self.source)
         model = load_model(BertModel, source, example=EXAMPLE)
         return MiniLM(model, load_tokenizer(source, example=EXAMPLE), self)
 
 
-def _folder() -> Path:
-    """The package's model folder. Not imported: that would look for sentence-transformers."""
+def model_folder() -> Path:
+    """The package's model folder. Not imported: that would look for sentence-transformers. Raises
+    UserError when it is not installed."""
     found = importlib.util.find_spec(MODULE)
     if found is None or not found.submodule_search_locations:
         raise UserError(

@@ -1,0 +1,1 @@
+"""Cycle losses between text and a latent: text → latent → text, latent → text → latent."""
