@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from latentsmith.autoencoders.field.task import FieldTask
 from latentsmith.autoencoders.normalizer import Latent
 from latentsmith.autoencoders.objective import ObjectiveConfig
 from latentsmith.autoencoders.task import AutoencoderTask
@@ -22,7 +23,7 @@ MODEL = "model"
 
 
 def train_autoencoder(
-    task: AutoencoderTask,
+    task: AutoencoderTask | FieldTask,
     images: Splits,
     transform: Transform,
     train: TrainConfig,

@@ -104,6 +104,12 @@ class Backbone(nn.Module):
         if t.shape != z.shape[:1]:
             raise UserError(f"times of shape {list(t.shape)} for {len(z)} latents: give one each")
 
+    def check_taps(self, taps: Collection[Tap]) -> None:
+        """Raises UserError for taps that are no blocks, of networks whose taps are numbers."""
+        wrong = [tap for tap in taps if not (isinstance(tap, int) and 1 <= tap <= self.depth)]
+        if wrong:
+            raise UserError(f"there is no block {wrong[0]}: blocks are 1 … {self.depth}")
+
     @property
     def takes(self) -> tuple[str, ...]:
         """Names of the conditions it must be given; none for unconditional networks."""

@@ -14,7 +14,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from latentsmith.backbones.blocks.modulation import Modulation, gated, modulate
 from latentsmith.backbones.blocks.norms import Norm, normalize
 from latentsmith.backbones.blocks.positions import rope_2d, sincos_2d
 from latentsmith.backbones.blocks.weights import Constant, draw
+from latentsmith.backbones.class_condition import ClassConditional, check_classes
 from latentsmith.backbones.transformer import (
     SIZES,
     FinalLayer,
@@ -35,7 +35,6 @@ from latentsmith.backbones.transformer import (
 )
 from latentsmith.config.schema import schema
 from latentsmith.diffusion.parametrization import Parametrization
-from latentsmith.errors import UserError
 
 __all__ = ["SIZES", "DiT", "DiTConfig", "SiTConfig", "Size", "TransformerConfig"]
 
@@ -104,7 +103,7 @@ class Block(nn.Module):
         return gated(x, gate_m, self.mlp(h))
 
 
-class DiT(PatchTransformer):
+class DiT(ClassConditional, PatchTransformer):
     """See the module's text. Start: `TransformerConfig.build`."""
 
     config: TransformerConfig
@@ -113,8 +112,7 @@ class DiT(PatchTransformer):
         self, config: TransformerConfig, latent_shape: tuple[int, int, int], classes: int | None
     ):
         super().__init__(config, latent_shape)
-        if classes is not None and classes < 1:
-            raise UserError(f"{classes} classes: give at least one, or None for unconditional")
+        check_classes(classes)
         self.classes = classes
         _, _, heads = config.shape()
         outputs = self.latent_shape[0] * (2 if config.learn_sigma else 1)
@@ -151,33 +149,3 @@ class DiT(PatchTransformer):
             sample, variance = out.chunk(2, dim=1)
             return BackboneOutput(sample, variance, hidden)
         return BackboneOutput(out, None, hidden)
-
-    def null(self, condition: Condition) -> Condition:
-        """The extra last class. See `Backbone.null`."""
-        if self.classes is None:
-            raise UserError(
-                "this network is unconditional: it has no null condition, so neither label dropout"
-                " nor guidance apply; build it with classes, or sample without guidance"
-            )
-        self._check_label(condition)
-        return {"label": torch.full_like(condition["label"], self.classes)}
-
-    def _check(self, z: Tensor, t: Tensor, condition: Condition, taps: Collection[Tap]) -> None:
-        self.check_latents(z, t)
-        if self.classes is not None:
-            self._check_label(condition)
-            if condition["label"].shape != z.shape[:1]:
-                shape = list(condition["label"].shape)
-                raise UserError(f"labels of shape {shape} for {len(z)} latents: give one each")
-        elif "label" in condition:
-            raise UserError(
-                "labels given to an unconditional network: leave them out, or build it with classes"
-            )
-        self._check_taps(taps)
-
-    def _check_label(self, condition: Condition) -> None:
-        if "label" not in condition:
-            raise UserError(
-                f"this network was built for {self.classes} classes and got no 'label': give int64 "
-                "[B], with null() where there is none"
-            )

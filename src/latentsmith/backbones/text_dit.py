@@ -175,7 +175,7 @@ class TextDiT(PatchTransformer):
         """
         self.check_latents(z, t)
         self.conditions.check(condition, len(z))
-        self._check_taps(taps)
+        self.check_taps(taps)
         c, x = self.time(t), self._tokens(z)
         rope, seen = None if self.rope is None else self.rope(), None
         if "source" in condition:

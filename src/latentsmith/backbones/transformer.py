@@ -174,9 +174,3 @@ class PatchTransformer(Backbone):
             if number in taps:
                 hidden[number] = x[:, :own]
         return x[:, :own], hidden
-
-    def _check_taps(self, taps: Collection[Tap]) -> None:
-        """Raises UserError for taps that are no blocks."""
-        wrong = [tap for tap in taps if not (isinstance(tap, int) and 1 <= tap <= self.depth)]
-        if wrong:
-            raise UserError(f"there is no block {wrong[0]}: blocks are 1 … {self.depth}")

@@ -14,7 +14,8 @@ from latentsmith.errors import UserError, nearest
 
 PACKAGE = "latentsmith.cli"
 ORDER = [
-    "run", "train", "sweep", "sample", "edit", "variation", "inpaint", "interpolate", "measure",
+    "run", "train", "sweep", "sample", "edit", "variation", "inpaint", "interpolate", "encode",
+    "decode", "reconstruct", "measure",
     "export", "cache", "report", "list", "data", "doctor",
 ]  # fmt: skip
 """How ``--help`` lists the verbs; others follow."""

@@ -31,6 +31,8 @@ def model_of_run(
     model, values, stage = _left(path, stage, "model", "finish it with latentsmith run")
     words: list[str] = []
     for section in sections:
+        if section not in values:  # of another recipe: the verb's own default stays
+            continue
         if section == "more_references":
             for name, value in values.get(section, {}).items():
                 words += words_of(f"{section}.{name}", value)

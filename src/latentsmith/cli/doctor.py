@@ -41,6 +41,7 @@ def doctor(args: argparse.Namespace) -> int:
     sections = {
         "packages": [*packages(), *traps()],
         "machine": [*cores(), *gpus(), *disk(Path.cwd()), *hub()],
+        "scans": list(scans()),
         "recipes": list(recipes(args.recipe)),
     }
     bad = 0
@@ -51,6 +52,16 @@ def doctor(args: argparse.Namespace) -> int:
             bad += finding.state == "bad"
     print(f"{bad} problem(s) to mend" if bad else "no problem that stops every recipe")
     return 1 if bad else 0
+
+
+def scans() -> Iterator[Finding]:
+    """Which implementations of the state-space scans can run here."""
+    from latentsmith.backbones.scan import available
+
+    for backend in available():
+        lacking = "; ".join(f"{scan}: {why}" for scan, why in backend.lacking.items())
+        state = "note" if backend.lacking else "ok"
+        yield Finding(state, f"{backend.name}: {lacking or backend.help}")
 
 
 def packages() -> Iterator[Finding]:

@@ -13,6 +13,10 @@ WHAT = [
     "metrics",
     "projectors",
     "backbones",
+    "mixers",
+    "decoders",
+    "scans",
+    "corpora",
     "samplers",
     "guidance",
     "settings",
@@ -56,9 +60,13 @@ def show(args: argparse.Namespace) -> None:
 
 def _rows(what: str, recipe: str | None) -> list[tuple[str, str]]:
     """(name, one-line help) of each thing."""
+    from latentsmith.autoencoders.field.decoders import DECODERS
     from latentsmith.autoencoders.projectors import PROJECTORS
     from latentsmith.backbones.base import BACKBONES
+    from latentsmith.backbones.mixers import MIXERS
+    from latentsmith.backbones.scan import SCAN_BACKENDS
     from latentsmith.data.base import DATASETS
+    from latentsmith.data.text.base import CORPORA
     from latentsmith.encoders.base import ENCODERS
     from latentsmith.encoders.text.base import TEXT_ENCODERS
     from latentsmith.losses.base import LOSSES
@@ -77,6 +85,10 @@ def _rows(what: str, recipe: str | None) -> list[tuple[str, str]]:
         "datasets": DATASETS,
         "projectors": PROJECTORS,
         "backbones": BACKBONES,
+        "mixers": MIXERS,
+        "decoders": DECODERS,
+        "scans": SCAN_BACKENDS,
+        "corpora": CORPORA,
         "samplers": SAMPLERS,
         "guidance": GUIDANCE,
         "metrics": METRICS,

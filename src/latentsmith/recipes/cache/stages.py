@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from latentsmith.autoencoders.load import open_autoencoder
 from latentsmith.config.run import Run
 from latentsmith.data.base import Dataset, Split
 from latentsmith.data.loader import Loader
@@ -52,7 +53,7 @@ def contents_of(cfg: CacheConfig, team: Team) -> Contents:
         encoder = cfg.text_encoder.build().to(team.device)
         return text_contents(encoder, _texts(cfg, team), dtype=cfg.dtype or "float16")
     if cfg.what == "latents":
-        autoencoder = cfg.autoencoder.build().to(team.device)
+        autoencoder = open_autoencoder(cfg.autoencoder).to(team.device)
         autoencoder.latent_shape(cfg.transform.resolution)  # a misfit shows before data are fetched
         dtype = cfg.dtype or "float16"
         assert dtype in ("float32", "float16", "bfloat16")  # the config's own check

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentsmith.autoencoders.kl import SCRATCH
+from latentsmith.autoencoders.load import open_autoencoder
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
 from latentsmith.data.base import CorruptSample
@@ -74,7 +75,7 @@ def walk_of(cfg: InterpolateConfig, device: torch.device | str = "cpu") -> Walk:
 
 @torch.no_grad()
 def _between_images(cfg: InterpolateConfig, device: torch.device | str) -> Walk:
-    autoencoder = cfg.autoencoder.build().to(device).eval()
+    autoencoder = open_autoencoder(cfg.autoencoder).to(device).eval()
     images, names = _files(cfg) if cfg.images else _held_out(cfg)
     parts = [autoencoder.encode(x.to(device)).mode().cpu() for x in images.split(cfg.batch_size)]
     latents = torch.cat(parts)

@@ -53,5 +53,7 @@ class MeasureConfig(RecipeConfig):
 
     def dry_run(self, run: "Run") -> None:
         """Check that images fit the autoencoder; loads the autoencoder, no data."""
-        shape = self.autoencoder.build().latent_shape(self.transform.resolution)
+        from latentsmith.autoencoders.load import open_autoencoder
+
+        shape = open_autoencoder(self.autoencoder).latent_shape(self.transform.resolution)
         print(f"latents {shape[0]}x{shape[1]}x{shape[2]} of {self.data.kind}")

@@ -2,7 +2,8 @@
 
 import math
 
-from latentsmith.autoencoders.kl import KLAutoencoder
+from latentsmith.autoencoders.base import Autoencoder
+from latentsmith.autoencoders.load import open_autoencoder
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
 from latentsmith.data.subset import draw
@@ -27,7 +28,7 @@ def measure(cfg: MeasureConfig, run: Run) -> None:
     if run.stage_done("card"):
         return
     team = Team.join(several_objectives=False)
-    autoencoder = cfg.autoencoder.build().to(team.device)
+    autoencoder = open_autoencoder(cfg.autoencoder).to(team.device)
     autoencoder.latent_shape(cfg.transform.resolution)  # a misfit shows before data are fetched
     train = cfg.data.build("train", cache_root() / "data")
     val = draw(cfg.data.build("val", cache_root() / "data"), cfg.count)
@@ -51,7 +52,7 @@ def measure(cfg: MeasureConfig, run: Run) -> None:
     print_verdict(report, page)
 
 
-def _report(cfg: MeasureConfig, autoencoder: KLAutoencoder, measured: LatentCard) -> Report:
+def _report(cfg: MeasureConfig, autoencoder: Autoencoder, measured: LatentCard) -> Report:
     shape = autoencoder.latent_shape(cfg.transform.resolution)
     side = cfg.transform.resolution
     facts = {

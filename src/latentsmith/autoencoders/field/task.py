@@ -1,0 +1,92 @@
+"""Phase 1: an autoencoder of fields learns to give values anywhere from values somewhere.
+
+    loss = mean |decode(encode(inputs), c) − value(c)|²     over queries c, disjoint from the inputs
+
+Inputs and queries are drawn anew for every batch (`latentsmith.data.fields.sampling`). Source:
+spec/4-field-autoencoder.md "Training".
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latentsmith.autoencoders.field.model import FieldAutoencoder
+from latentsmith.backbones.mixers import Points
+from latentsmith.data.fields import Field, FieldBatch, FieldSampler, FieldSamplingConfig, ImageField
+from latentsmith.training.task import Batch, Objective, StepContext, Task
+
+AsField = Callable[[Batch], Field]
+"""From a batch to its signals."""
+
+
+def images_as_field(batch: Batch) -> Field:
+    """Images [B, C, H, W] in [0, 1] → a field of values in [-1, 1]."""
+    return ImageField(2 * batch["image"] - 1)
+
+
+class FieldTask(Task):
+    """See the module's text.
+
+    Args:
+        autoencoder: trained in place.
+        sampling: how many points are given and asked for, and where.
+        field: what a batch is; images unless said otherwise.
+    """
+
+    def __init__(
+        self,
+        autoencoder: FieldAutoencoder,
+        sampling: FieldSamplingConfig,
+        *,
+        field: AsField = images_as_field,
+    ):
+        super().__init__()
+        self.autoencoder, self.field = autoencoder, field
+        self.sampler: FieldSampler = sampling.build()
+
+    def objectives(self) -> list[Objective]:
+        """One, over all weights."""
+        params = self.autoencoder.trainable_parameters()
+        return [Objective("autoencoder", params, undecayed=undecayed(self.autoencoder))]
+
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        """Loss of one micro-batch; ``psnr`` of the queries, dB, of values in [-1, 1]."""
+        seen = self.sampler(self.field(batch), ctx.noise("points"))
+        codes = self.autoencoder.codes(Points(seen.input_coordinates), seen.input_values)
+        codes = self._noised(codes, ctx) if self.training else codes
+        told = self.decoded(codes, seen)
+        loss = (told - seen.query_values).square().mean()
+        return {"loss": loss, "psnr": 10 * torch.log10(4 / loss.detach())}
+
+    def decoded(self, codes: Tensor, seen: FieldBatch) -> Tensor:
+        """Values at the queries [B, M, C]."""
+        autoencoder = self.autoencoder
+        context = autoencoder.context(codes)
+        return autoencoder.decoder(context, autoencoder.anchors(), Points(seen.query_coordinates))
+
+    def _noised(self, codes: Tensor, ctx: StepContext) -> Tensor:
+        share = self.autoencoder.config.latent.noise
+        if share == 0:
+            return codes
+        noise = torch.randn(codes.shape, generator=ctx.noise("codes"), device=codes.device)
+        return codes + share * codes.detach().std() * noise
+
+    @torch.no_grad()
+    def sample_grid(self, batch: Batch, ctx: StepContext) -> Tensor | None:
+        """Reconstructions, where values are pixels."""
+        if self.field is not images_as_field:
+            return None
+        few = batch["image"][:8]
+        return torch.cat([few, self.autoencoder.decode(self.autoencoder.encode(few).mode())])
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """See `FieldAutoencoder.save_pretrained`."""
+        self.autoencoder.save_pretrained(folder)
+
+
+def undecayed(network: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What weight decay would slow down or widen: decays, steps and radii."""
+    names = ("log_decay", "step_bias", "log_radius", "skip")
+    return [p for name, p in network.named_parameters() if name.endswith(names)]
