@@ -16,12 +16,14 @@ from latentsmith.autoencoders.load import load_autoencoder
 from latentsmith.backbones.blocks.fourier import FourierFeatures, wave_vectors
 from latentsmith.backbones.mixers import MIXERS, Points
 from latentsmith.data.fields import FieldSamplingConfig, grid
+from latentsmith.data.fields.batches import PointBatches, of_images, of_points
+from latentsmith.data.fields.points import point_set
 from latentsmith.diffusion.flow import LinearPathConfig
 from latentsmith.errors import UserError
 from latentsmith.sampling.samplers import SAMPLERS
 from latentsmith.training.task import StepContext
 
-SAMPLING = FieldSamplingConfig(resolution=8, inputs=(8, 20), queries=(12, 30), asked=24)
+DRAW = of_images(FieldSamplingConfig(resolution=8, inputs=(8, 20), queries=(12, 30), asked=24))
 
 
 def images(count: int = 4, side: int = 24):
@@ -148,14 +150,14 @@ def test_saved_and_loaded_is_equal(tmp_path):
 
 
 def test_training_redraws_points_and_is_a_function_of_the_step():
-    task, batch = FieldTask(field_autoencoder(), SAMPLING), {"image": images()}
+    task, batch = FieldTask(field_autoencoder(), DRAW), {"image": images()}
     first, again = (task("autoencoder", batch, context())["loss"] for _ in range(2))
     other = task("autoencoder", batch, StepContext(samples_seen=4, total_samples=64, seed=0))
     assert torch.equal(first, again) and not torch.equal(first, other["loss"])
 
 
 def test_an_autoencoder_learns_one_field():
-    task = FieldTask(field_config().build(), SAMPLING)
+    task = FieldTask(field_config().build(), DRAW)
     params = [p for o in task.objectives() for p in o.params]
     optimizer = torch.optim.Adam(params, lr=3e-3)
     ramp = grid(24).mT.unflatten(1, (24, 24))
@@ -170,11 +172,27 @@ def test_an_autoencoder_learns_one_field():
     assert sum(losses[-10:]) < 0.1 * sum(losses[:10])
 
 
+def test_scattered_points_train_too_and_resume_in_their_order():
+    batches = PointBatches(point_set(*points(12, batch=5)), batch_size=2, seed=3)
+    first = [next(it) for it in [batches.iterate(0)] for _ in range(4)]
+    again = next(batches.iterate(4))
+    assert torch.equal(again["values"], first[2]["values"])
+    assert {int(i) for b in first[:2] for i in b["index"]} <= set(range(5))
+    sampling = FieldSamplingConfig(inputs=(4, 6), queries=(3, 5))
+    task = FieldTask(field_autoencoder(), of_points(sampling))
+    found = task("autoencoder", again, context())
+    found["loss"].backward()
+    assert found["loss"].isfinite() and task.sample_grid(again, context()) is None
+    halves = [PointBatches(batches.points, 2, 3, rank, 2) for rank in (0, 1)]
+    parts = [next(half.iterate(0))["index"] for half in halves]
+    assert torch.equal(torch.cat(parts), first[0]["index"])
+
+
 def test_noise_on_the_code_is_for_training_only():
     config = field_config()
     config.latent.noise = 0.5
     autoencoder = config.build()
-    task = FieldTask(autoencoder, SAMPLING)
+    task = FieldTask(autoencoder, DRAW)
     codes = torch.randn(2, 3, 2, 2)
     noised = task._noised(codes, context())
     assert 0.1 < float((noised - codes).std() / codes.std()) < 1.0
@@ -206,7 +224,7 @@ def test_the_frozen_autoencoder_does_not_move(batch):
     autoencoder = field_autoencoder()
     before = autoencoder.digest()
     flow = randomized(flow_config().build(autoencoder.config))
-    task = FieldFlowTask(flow, SAMPLING, autoencoder=autoencoder)
+    task = FieldFlowTask(flow, DRAW, autoencoder=autoencoder)
     task.train()
     assert not autoencoder.training
     optimizer = torch.optim.AdamW([p for o in task.objectives() for p in o.params], lr=1e-2)
@@ -222,9 +240,9 @@ def test_the_frozen_autoencoder_does_not_move(batch):
 def test_the_target_is_the_paths_velocity():
     """With a decoder that says 0 the loss is |noise − data|², t per sample."""
     autoencoder = field_autoencoder()
-    task = FieldFlowTask(flow_config().build(autoencoder.config), SAMPLING, autoencoder=autoencoder)
+    task = FieldFlowTask(flow_config().build(autoencoder.config), DRAW, autoencoder=autoencoder)
     batch, ctx = {"image": images(3)}, context()
-    seen = task.sampler(task.field(batch), ctx.noise("points"))
+    seen = task.draw(batch, ctx.noise("points"))
     weights = torch.randn((3, *task.flow.noise.shape), generator=ctx.noise("noise"))
     noise = task.flow.noise(weights, seen.query_coordinates)
     expected = (noise - seen.query_values).square().mean()
@@ -258,7 +276,7 @@ def test_baselines_see_the_sparse_input(bottleneck, tmp_path):
 
     flow = flow_config("joint", "inputs", bottleneck=bottleneck).build(field_config())
     randomized(flow)
-    task = FieldFlowTask(flow, SAMPLING)
+    task = FieldFlowTask(flow, DRAW)
     task("flow", {"image": images(2)}, context())["loss"].backward()
     idle = [n for n, p in flow.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
@@ -271,6 +289,6 @@ def test_baselines_see_the_sparse_input(bottleneck, tmp_path):
 
 def test_a_code_needs_an_autoencoder(tmp_path):
     with pytest.raises(UserError, match=r"give the autoencoder.*told=inputs"):
-        FieldFlowTask(flow_config().build(field_config()), SAMPLING)
+        FieldFlowTask(flow_config().build(field_config()), DRAW)
     with pytest.raises(UserError, match="holds no flow"):
         load_flow(tmp_path)

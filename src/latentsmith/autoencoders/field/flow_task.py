@@ -7,9 +7,10 @@ from torch import Tensor
 
 from latentsmith.autoencoders.field.flow import FieldFlow
 from latentsmith.autoencoders.field.model import FieldAutoencoder
-from latentsmith.autoencoders.field.task import AsField, images_as_field, undecayed
+from latentsmith.autoencoders.field.task import undecayed
 from latentsmith.backbones.mixers import Points
-from latentsmith.data.fields import FieldBatch, FieldSampler, FieldSamplingConfig
+from latentsmith.data.fields import FieldBatch
+from latentsmith.data.fields.batches import Draw
 from latentsmith.diffusion.parametrization import of_pair
 from latentsmith.errors import UserError
 from latentsmith.training.task import Batch, Objective, StepContext, Task
@@ -20,10 +21,10 @@ class FieldFlowTask(Task):
 
     Args:
         flow: trained in place.
-        sampling: how many points are given and asked for, and where.
+        draw: from a batch to points that are given and asked, see
+            `latentsmith.data.fields.batches`.
         autoencoder: phase 1's, whose code the flow is told; it is frozen here (no gradient, no
             dropout), so what it reconstructs stays as it was. Not needed where told=inputs.
-        field: what a batch is; images unless said otherwise.
 
     Raises:
         UserError: a flow that is told a code, without an autoencoder.
@@ -32,10 +33,9 @@ class FieldFlowTask(Task):
     def __init__(
         self,
         flow: FieldFlow,
-        sampling: FieldSamplingConfig,
+        draw: Draw,
         *,
         autoencoder: FieldAutoencoder | None = None,
-        field: AsField = images_as_field,
     ):
         super().__init__()
         if flow.config.told == "code" and autoencoder is None:
@@ -43,11 +43,9 @@ class FieldFlowTask(Task):
                 "this flow is told latent tokens: give the autoencoder that makes them, or set "
                 "told=inputs"
             )
-        self.flow, self.field = flow, field
-        self.autoencoder = autoencoder
+        self.flow, self.draw, self.autoencoder = flow, draw, autoencoder
         if autoencoder is not None:
             autoencoder.requires_grad_(False).eval()
-        self.sampler: FieldSampler = sampling.build()
 
     def train(self, mode: bool = True) -> "FieldFlowTask":
         """The frozen autoencoder stays in evaluation mode."""
@@ -63,7 +61,7 @@ class FieldFlowTask(Task):
 
     def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
         """Loss of one micro-batch; ``zero``: of a decoder that says 0."""
-        seen = self.sampler(self.field(batch), ctx.noise("points"))
+        seen = self.draw(batch, ctx.noise("points"))
         tokens, points = self.told(seen)
         flow, data = self.flow, seen.query_values
         t = flow.config.times.sample(len(data), ctx.noise("time"), flow.path)

@@ -2,11 +2,10 @@
 
     loss = mean |decode(encode(inputs), c) − value(c)|²     over queries c, disjoint from the inputs
 
-Inputs and queries are drawn anew for every batch (`latentsmith.data.fields.sampling`). Source:
+Inputs and queries are drawn anew for every batch (`latentsmith.data.fields.batches`). Source:
 spec/4-field-autoencoder.md "Training".
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,16 +13,9 @@ from torch import Tensor
 
 from latentsmith.autoencoders.field.model import FieldAutoencoder
 from latentsmith.backbones.mixers import Points
-from latentsmith.data.fields import Field, FieldBatch, FieldSampler, FieldSamplingConfig, ImageField
+from latentsmith.data.fields import FieldBatch
+from latentsmith.data.fields.batches import Draw
 from latentsmith.training.task import Batch, Objective, StepContext, Task
-
-AsField = Callable[[Batch], Field]
-"""From a batch to its signals."""
-
-
-def images_as_field(batch: Batch) -> Field:
-    """Images [B, C, H, W] in [0, 1] → a field of values in [-1, 1]."""
-    return ImageField(2 * batch["image"] - 1)
 
 
 class FieldTask(Task):
@@ -31,20 +23,13 @@ class FieldTask(Task):
 
     Args:
         autoencoder: trained in place.
-        sampling: how many points are given and asked for, and where.
-        field: what a batch is; images unless said otherwise.
+        draw: from a batch to points that are given and asked, see
+            `latentsmith.data.fields.batches`.
     """
 
-    def __init__(
-        self,
-        autoencoder: FieldAutoencoder,
-        sampling: FieldSamplingConfig,
-        *,
-        field: AsField = images_as_field,
-    ):
+    def __init__(self, autoencoder: FieldAutoencoder, draw: Draw):
         super().__init__()
-        self.autoencoder, self.field = autoencoder, field
-        self.sampler: FieldSampler = sampling.build()
+        self.autoencoder, self.draw = autoencoder, draw
 
     def objectives(self) -> list[Objective]:
         """One, over all weights."""
@@ -53,7 +38,7 @@ class FieldTask(Task):
 
     def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
         """Loss of one micro-batch; ``psnr`` of the queries, dB, of values in [-1, 1]."""
-        seen = self.sampler(self.field(batch), ctx.noise("points"))
+        seen = self.draw(batch, ctx.noise("points"))
         codes = self.autoencoder.codes(Points(seen.input_coordinates), seen.input_values)
         codes = self._noised(codes, ctx) if self.training else codes
         told = self.decoded(codes, seen)
@@ -75,8 +60,8 @@ class FieldTask(Task):
 
     @torch.no_grad()
     def sample_grid(self, batch: Batch, ctx: StepContext) -> Tensor | None:
-        """Reconstructions, where values are pixels."""
-        if self.field is not images_as_field:
+        """Images and their reconstructions, where batches hold such."""
+        if "image" not in batch:
             return None
         few = batch["image"][:8]
         return torch.cat([few, self.autoencoder.decode(self.autoencoder.encode(few).mode())])

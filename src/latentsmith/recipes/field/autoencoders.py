@@ -13,6 +13,7 @@ from latentsmith.autoencoders.field.task import FieldTask
 from latentsmith.autoencoders.train import MODEL, train_autoencoder
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
+from latentsmith.data.fields.batches import of_images
 from latentsmith.recipes.field.config import FieldConfig
 from latentsmith.recipes.field.inputs import Inputs
 from latentsmith.training.team import Team
@@ -51,7 +52,7 @@ class Autoencoders:
 
     def make(self, run: Run, arm: str) -> dict[str, Any]:
         """Train and save an arm's autoencoder; the stage's summary."""
-        task = FieldTask(self.config(arm).build(), self.cfg.sampling)
+        task = FieldTask(self.config(arm).build(), of_images(self.cfg.sampling))
         train = replace(self.cfg.train, seed=self.cfg.train.seed + self.cfg.seed)
         identity = {
             "start": task.autoencoder.digest(),

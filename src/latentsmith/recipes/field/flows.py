@@ -8,6 +8,7 @@ from latentsmith.autoencoders.field.flow import FieldFlow, FieldFlowConfig, load
 from latentsmith.autoencoders.field.flow_task import FieldFlowTask
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
+from latentsmith.data.fields.batches import of_images
 from latentsmith.recipes.field.autoencoders import Autoencoders
 from latentsmith.recipes.field.config import FieldConfig, Flow
 from latentsmith.recipes.field.inputs import Inputs
@@ -34,7 +35,7 @@ class Flows:
         coded = config.told == "code"
         autoencoder = self.autoencoders.load(run) if coded else None
         network = config.build(self.cfg.field)
-        task = FieldFlowTask(network, self.cfg.sampling, autoencoder=autoencoder)
+        task = FieldFlowTask(network, of_images(self.cfg.sampling), autoencoder=autoencoder)
         train = self.cfg.flows.train
         train = replace(train, seed=train.seed + self.cfg.seed)
         identity = {
