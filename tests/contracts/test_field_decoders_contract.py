@@ -5,8 +5,9 @@ from dataclasses import fields
 import pytest
 import torch
 
-from helpers.fields import DECODER, EXACT, field_autoencoder, points
+from helpers.fields import DECODER, EXACT, field_autoencoder, field_config, points
 from latentsmith.autoencoders.field.decoders import DECODERS
+from latentsmith.backbones.mixers import Points
 
 ALL = pytest.mark.parametrize("name", DECODERS.names())
 
@@ -24,11 +25,23 @@ def test_shape_and_gradients(name):
 
 
 @ALL
-def test_starts_at_zero(name):
-    from helpers.fields import field_config
-
+def test_starts_at_the_interpolation_of_local_means(name):
     autoencoder = field_config(name).build()
-    assert not autoencoder.decode_at(autoencoder.encode_points(*points()), points()[0]).any()
+    (where, values), asked = points(), points(9, seed=1)[0]
+    anchors, weights = autoencoder.anchors(), Points(where).weights()
+
+    def near(a, b, radius):
+        return -(a[:, :, None] - b[:, None]).square().sum(-1) / (2 * radius**2)
+
+    spacing = 2 / 2  # two tokens a side
+    logits = near(anchors.coordinates, where, 0.35 * spacing) + weights.log()[:, None]
+    means = logits.softmax(-1) @ values
+    expected = near(asked, anchors.coordinates, 0.5 * spacing).softmax(-1) @ means
+    codes = autoencoder.encode_points(where, values)
+    torch.testing.assert_close(codes[:, :3].flatten(2).mT, means)
+    torch.testing.assert_close(autoencoder.decode_at(codes, asked), expected)
+    plain = field_config(name, means=False).build()
+    assert not plain.decode_at(plain.encode_points(where, values), asked).any()
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -21,12 +21,14 @@ DECODER: dict[str, dict] = {
 EXACT = sorted(name for name in DECODER if DECODERS[name].config.exact)
 
 
-def field_config(decoder: str = "cross", *, tokens: int = 4, **settings) -> FieldAutoencoderConfig:
+def field_config(
+    decoder: str = "cross", *, tokens: int = 4, means: bool = True, **settings
+) -> FieldAutoencoderConfig:
     """Of width 16, with one block on either side."""
     shape = {"resolution": 24, "lattice": 8, "width": 16, "depth": 1, "heads": 2}
     return FieldAutoencoderConfig(
         **(shape | settings),
-        latent=LatentConfig(tokens=tokens, channels=3),
+        latent=LatentConfig(tokens=tokens, channels=6, means=means),
         mixer=MIXERS["ssd"].config(curves=["hilbert"], state=4, head=8),
         decoder=DECODERS[decoder].config(depth=2, trunk=1, **DECODER[decoder]),
         fourier=FourierConfig(count=4, scale=1.0, cutoff=4.0),

@@ -3,6 +3,7 @@
     token = linear(features(c), value, log density)       [B, N, W]
     x = x + mixer(norm(x));  x = x + mlp(norm(x))          depth times
     latents = anchors look at x, near ones more           [B, K, z]
+    (with ``means``: the first C numbers of a token are the mean of the values near it)
 
 What a point says counts by the share of the domain it stands for (its quadrature weight), so that
 the latents depend on the signal and not on where samples happen to fall together. With one token
@@ -14,13 +15,16 @@ Source: spec/4-field-autoencoder.md "Models".
 import torch
 from torch import Tensor, nn
 
-from latentsmith.autoencoders.field.features import Nearness
+from latentsmith.autoencoders.field.features import LocalMean, Nearness
 from latentsmith.backbones.blocks.attention import CrossAttention
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
 from latentsmith.backbones.blocks.norms import normalize
 from latentsmith.backbones.blocks.weights import Linear
 from latentsmith.backbones.mixers import Mixer, MixerConfig, Points
+
+MEAN_RADIUS = 0.35
+"""Of local means at the start, in distances of the tokens."""
 
 
 class Block(nn.Module):
@@ -70,6 +74,7 @@ class FieldEncoder(nn.Module):
         features: of coordinates.
         channels: numbers C of a value.
         latent: numbers z of a token.
+        means: whether the first C of them are local means of the values.
         anchors: coordinates [K, d] of the tokens.
         spacing: distance of the anchors.
     """
@@ -81,6 +86,7 @@ class FieldEncoder(nn.Module):
         *,
         channels: int,
         latent: int,
+        means: bool,
         anchors: int,
         spacing: float,
         width: int,
@@ -94,7 +100,8 @@ class FieldEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, mixer, k, mlp_ratio) for k in range(depth))
         self.at = Linear(features.width, width)
         self.pool = Pool(width, heads, anchors, spacing, mlp_ratio)
-        self.out = Linear(width, latent)
+        self.means = LocalMean(spacing, MEAN_RADIUS) if means else None
+        self.out = Linear(width, latent - (channels if means else 0))
 
     def forward(self, points: Points, values: Tensor, anchors: Points) -> Tensor:
         """Values [B, N, C] at points, anchors [B, K, d] → raw latent tokens [B, K, z]."""
@@ -107,4 +114,8 @@ class FieldEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, points)
         at = self.at(self.features(anchors.coordinates[0]).to(dtype))
-        return self.out(normalize(self.pool(x, points, at, anchors), "layer"))
+        tokens = self.out(normalize(self.pool(x, points, at, anchors), "layer"))
+        if self.means is None:
+            return tokens
+        means = self.means(anchors, points, values, points.weights())
+        return torch.cat([means.to(tokens.dtype), tokens], dim=-1)

@@ -64,3 +64,30 @@ class Nearness(nn.Module):
         )
         falls = 0.5 * torch.exp(-2 * self.log_radius)
         return -falls[:, :, None] * apart.square()[:, None]
+
+
+class LocalMean(nn.Module):
+    """Values at some points as means near others: a kernel regression with a radius that learns.
+
+    Σ w_n e^{−|a − b_n|² / 2r²} v_n / Σ w_n e^{−|a − b_n|² / 2r²}. Where a token's first numbers are
+    such means, and a decoder starts from their interpolation, a network begins where interpolation
+    ends and learns what is missing.
+
+    Args:
+        spacing: distance of the coarser set's points.
+        share: the radius at the start, as a share of it.
+    """
+
+    def __init__(self, spacing: float, share: float):
+        super().__init__()
+        self.near = Nearness(1, share * spacing)
+
+    def forward(
+        self, at: Points, points: Points, values: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Values [B, N, C] at ``points``, with weights [B, N] where they do not count alike →
+        [B, M, C] at ``at``, float32."""
+        logits = self.near(at, points)[:, 0]  # [B, M, N]
+        if weights is not None:
+            logits = logits + weights.clamp_min(1e-9).log()[:, None]
+        return logits.softmax(dim=-1) @ values.float()

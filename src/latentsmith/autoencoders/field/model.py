@@ -13,6 +13,7 @@ Values are in [-1, 1] where they are pixels. Source: spec/4-field-autoencoder.md
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +58,9 @@ class LatentConfig:
     three)."""
     channels: Annotated[int, Field(gt=0)] = 32
     """Numbers of a token."""
+    means: bool = True
+    """The first numbers of a token are the mean of the values near it, and decoding starts from
+    their interpolation: a network begins where interpolation ends. false: all is learned."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Noise on the tokens while training, as a share of their deviation: smooths the space that
     is interpolated and generated in."""
@@ -103,6 +107,11 @@ class FieldAutoencoderConfig:
                 f"latent.tokens is {tokens}, and tokens lie on a grid of {self.dims} dimension(s): "
                 f"set one of {', '.join(map(str, sorted(set(near))))}, or 1 for a single vector"
             )
+        if self.latent.means and self.latent.channels <= self.channels:
+            raise ValueError(
+                f"latent.channels is {self.latent.channels}, and {self.channels} of a token's "
+                "numbers are local means: set more, or latent.means=false"
+            )
         if self.resolution % self.lattice:
             raise ValueError(
                 f"resolution {self.resolution} is no multiple of lattice {self.lattice}: area "
@@ -119,6 +128,7 @@ class FieldAutoencoderConfig:
         *,
         tokens: int,
         mixer: MixerConfig | None = None,
+        means: bool = False,
         denoises: bool = False,
         bottleneck: int | None = None,
     ) -> DecoderShape:
@@ -131,6 +141,7 @@ class FieldAutoencoderConfig:
             channels=self.channels,
             width=self.width,
             spacing=2 / self.side,
+            means=means,
             denoises=denoises,
             bottleneck=bottleneck,
         )
@@ -153,6 +164,7 @@ class FieldAutoencoder(Autoencoder):
             config.mixer,
             channels=config.channels,
             latent=config.latent.channels,
+            means=config.latent.means,
             anchors=config.latent.tokens,
             spacing=2 / config.side,
             width=config.width,
@@ -161,7 +173,7 @@ class FieldAutoencoder(Autoencoder):
             mlp_ratio=config.mlp_ratio,
         )
         self.decoder: FieldDecoder = config.decoder.build(
-            config.shape(tokens=config.latent.channels)
+            config.shape(tokens=config.latent.channels, means=config.latent.means)
         )
         start(self, config.init_seed)
 
@@ -209,14 +221,15 @@ class FieldAutoencoder(Autoencoder):
                 f"queries of {asked.shape[-1]} dimension(s), and this autoencoder's fields have "
                 f"{self.config.dims}"
             )
-        anchors, step = self.anchors(), chunk if self.config.decoder.exact else asked.shape[1]
-        context = self.context(latents)
-        parts = [self.decoder(context, anchors, Points(part)) for part in asked.split(step, dim=1)]
-        return torch.cat(parts, dim=1)
+        step = chunk if self.config.decoder.exact else asked.shape[1]
+        return self.values(latents, [Points(part) for part in asked.split(step, dim=1)])
 
-    def context(self, latents: Tensor) -> Tensor:
-        """Raw tokens [B, z, h, w] as the decoder's queries see them, [B, K, W]."""
-        return self.decoder.context(latents.flatten(2).mT, self.anchors())
+    def values(self, latents: Tensor, queries: Sequence[Points]) -> Tensor:
+        """As `decode_at`, at queries in parts, whose orders may be known already; unchecked."""
+        anchors, tokens = self.anchors(), latents.flatten(2).mT
+        context = self.decoder.context(tokens, anchors)
+        parts = [self.decoder(context, anchors, part, raw=tokens) for part in queries]
+        return torch.cat(parts, dim=1)
 
     def decode_grid(self, latents: Tensor, resolution: int, *, supersample: int = 1) -> Tensor:
         """Raw tokens → values on a grid [B, C, R, …].

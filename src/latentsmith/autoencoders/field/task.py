@@ -13,7 +13,6 @@ from torch import Tensor
 
 from latentsmith.autoencoders.field.model import FieldAutoencoder
 from latentsmith.backbones.mixers import Points
-from latentsmith.data.fields import FieldBatch
 from latentsmith.data.fields.batches import Draw
 from latentsmith.training.task import Batch, Objective, StepContext, Task
 
@@ -41,15 +40,9 @@ class FieldTask(Task):
         seen = self.draw(batch, ctx.noise("points"))
         codes = self.autoencoder.codes(Points(seen.input_coordinates), seen.input_values)
         codes = self._noised(codes, ctx) if self.training else codes
-        told = self.decoded(codes, seen)
+        told = self.autoencoder.values(codes, [Points(seen.query_coordinates)])
         loss = (told - seen.query_values).square().mean()
         return {"loss": loss, "psnr": 10 * torch.log10(4 / loss.detach())}
-
-    def decoded(self, codes: Tensor, seen: FieldBatch) -> Tensor:
-        """Values at the queries [B, M, C]."""
-        autoencoder = self.autoencoder
-        context = autoencoder.context(codes)
-        return autoencoder.decoder(context, autoencoder.anchors(), Points(seen.query_coordinates))
 
     def _noised(self, codes: Tensor, ctx: StepContext) -> Tensor:
         share = self.autoencoder.config.latent.noise

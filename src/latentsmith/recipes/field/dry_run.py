@@ -62,9 +62,7 @@ def _autoencoder_flops(autoencoder: FieldAutoencoder, known: int, asked: int) ->
     c = autoencoder.config
     with FlopCounterMode(display=False) as counter:
         codes = autoencoder.codes(_points(known, c.dims), torch.zeros(1, known, c.channels))
-        context = autoencoder.context(codes)
-        queries = _points(asked, c.dims)
-        autoencoder.decoder(context, autoencoder.anchors(), queries).sum().backward()
+        autoencoder.values(codes, [_points(asked, c.dims)]).sum().backward()
     return counter.get_total_flops()
 
 

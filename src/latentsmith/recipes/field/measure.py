@@ -219,9 +219,11 @@ class Measurer:
             )  # fmt: skip
 
     def _draws(self, card: LatentCard, decode: Callable[..., Tensor], name: str) -> None:
-        """PSNR of single draws and of their mean, at the finest side. Draws of the true posterior
-        lie 3 dB below its mean."""
-        e, side = self.cfg.evaluate, max(self.cfg.evaluate.resolutions)
+        """PSNR of single draws and of their mean, at the first side above the lattice (they are
+        many). Draws of the true posterior lie 3 dB below its mean."""
+        e = self.cfg.evaluate
+        above = [side for side in e.resolutions if side > self.cfg.field.lattice]
+        side = min(above, default=max(e.resolutions))
         draws = torch.stack([_as_image(decode(grid(side), seed), side) for seed in range(e.draws)])
         scores = draw_scores(draws, self.inputs.at(side))
         stamp = self._stamp(name, draws=e.draws, expected_gain=scores.expected_gain)

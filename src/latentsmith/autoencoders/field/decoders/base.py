@@ -5,7 +5,7 @@
     q      = linear(features(coordinate), x_t)                                    [B, M, W]
     q      = q + gate · reader(scale, shift of norm(q); tokens)    depth times: AdaLN-zero by c
     q      = q + gate · mlp(scale, shift of norm(q))
-    value  = linear(scale, shift of norm(q))
+    value  = linear(scale, shift of norm(q)) (+ interpolation of the tokens' local means)
 
 Three of four give a value at a coordinate that does not depend on the other queries: then the
 result is a *function*, the same whatever grid it is asked on. ``joint``, the source's, is not one.
@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentsmith.autoencoders.field.features import LocalMean
 from latentsmith.backbones.blocks.embedders import TimeEmbedder
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -34,6 +35,10 @@ from latentsmith.config.schema import schema
 from latentsmith.registry import Registry
 
 DECODERS = Registry("decoder", "latentsmith.autoencoders.field.decoders")
+
+
+MEAN_RADIUS = 0.5
+"""Of the interpolation of local means at the start, in distances of the tokens."""
 
 
 @dataclass
@@ -124,6 +129,8 @@ class DecoderShape:
     """Distance of the tokens, about."""
     denoises: bool = False
     """Whether queries carry noisy values x_t and a time."""
+    means: bool = False
+    """Whether the first C numbers of a token are local means, whose interpolation is added."""
     bottleneck: int | None = None
     """Squeeze queries and tokens through so many channels after half of the blocks."""
 
@@ -154,6 +161,7 @@ class FieldDecoder(nn.Module):
             )
         self.modulation = Modulation(width, 2)
         self.head = Linear(width, shape.channels)
+        self.means = LocalMean(shape.spacing, MEAN_RADIUS) if shape.means else None
 
     def context(self, tokens: Tensor, points: Points) -> Tensor:
         """Tokens [B, K, z] at points, seen by each other → [B, K, W]: once, however many queries
@@ -174,11 +182,13 @@ class FieldDecoder(nn.Module):
         *,
         noisy: Tensor | None = None,
         t: Tensor | None = None,
+        raw: Tensor | None = None,
     ) -> Tensor:
         """Values [B, M, C] at the queries, float32.
 
         Args:
             context: [B, K, W] of `context`, at ``points``.
+            raw: the tokens [B, K, z] themselves: where their local means are used.
             noisy: x_t [B, M, C], and ``t`` [B] in [0, 1]: in decoders that denoise.
         """
         q = self.from_query(self._told(queries, noisy, context.dtype))
@@ -191,7 +201,11 @@ class FieldDecoder(nn.Module):
                 q, tokens = _through(self.squeeze, q), _through(self.squeeze, tokens)
             q, tokens = block(q, tokens, scene, c)
         shift, scale = self.modulation.vectors(c)
-        return self.head(modulate(normalize(q, "layer"), shift, scale)).float()
+        values = self.head(modulate(normalize(q, "layer"), shift, scale)).float()
+        if self.means is None:
+            return values
+        assert raw is not None
+        return values + self.means(queries, points, raw[..., : self.shape.channels])
 
     def _told(self, queries: Points, noisy: Tensor | None, dtype: torch.dtype) -> Tensor:
         parts = [self.features(queries.coordinates)]
