@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from latentsmith.data import debian as apt
 from latentsmith.data.fashion_mnist import FashionMNISTConfig, sources, verify
 from latentsmith.data.fashion_mnist.idx import BadFile, read_idx, sha256, write_idx
 from latentsmith.errors import UserError
@@ -37,7 +38,7 @@ def isolated(monkeypatch, tmp_path, small, request):
     monkeypatch.setattr(verify, "SHA256", {part: sha256(v) for part, v in small.items()})
     monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path / "usr" / "share" / "fm")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sources.shutil, "which", lambda tool: None)
+    monkeypatch.setattr(apt.shutil, "which", lambda tool: None)
 
 
 def write_all(folder, small, suffix=".gz"):
@@ -188,7 +189,7 @@ def test_a_damaged_cache_is_fetched_again(tmp_path, small, hub):
 @pytest.fixture
 def debian(monkeypatch, tmp_path, small):
     """apt-get and dpkg-deb that know the package only after an update of private lists."""
-    monkeypatch.setattr(sources.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr(apt.shutil, "which", lambda tool: f"/usr/bin/{tool}")
     calls = []
 
     def run(command, cwd, **kwargs):
@@ -202,7 +203,7 @@ def debian(monkeypatch, tmp_path, small):
             (cwd / "dataset-fashion-mnist_0.0_all.deb").write_bytes(b"deb")
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(sources.subprocess, "run", run)
+    monkeypatch.setattr(apt.subprocess, "run", run)
     return calls
 
 
@@ -216,9 +217,9 @@ def test_package_is_downloaded_with_private_lists_when_the_system_has_none(tmp_p
 
 
 def test_a_failing_command_is_quoted(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr(apt.shutil, "which", lambda tool: f"/usr/bin/{tool}")
     monkeypatch.setattr(
-        sources.subprocess,
+        apt.subprocess,
         "run",
         lambda *a, **k: SimpleNamespace(returncode=100, stderr="E: no space left\n"),
     )
@@ -228,7 +229,7 @@ def test_a_failing_command_is_quoted(tmp_path, monkeypatch):
     def hang(command, **kwargs):
         raise subprocess.TimeoutExpired(command, 300)
 
-    monkeypatch.setattr(sources.subprocess, "run", hang)
+    monkeypatch.setattr(apt.subprocess, "run", hang)
     with pytest.raises(UserError, match="timed out"):
         FashionMNISTConfig().build("train", tmp_path / "cache")
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from latentsmith.data.base import Split
+from latentsmith.data.debian import DebianError, unpacked
 from latentsmith.data.decode import decode_image
 from latentsmith.data.fashion_mnist.idx import BadFile, write_idx
 from latentsmith.data.fashion_mnist.verify import FILES, PARTS, check, read_folder
@@ -125,48 +125,16 @@ def read_parquet(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _from_download(kept: Path, parts: tuple[str, ...]) -> Found:
-    """``apt-get download`` and ``dpkg-deb -x`` in a temporary folder: needs no root."""
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise BadFile(f"this system has no {tool}")
+    """The package's files, without installing it: needs no root."""
     with tempfile.TemporaryDirectory(prefix="latentsmith-") as name:
-        work = Path(name)
-        _download_package(work)
-        package = next(work.glob("*.deb"), None)
-        if package is None:
-            raise BadFile(f"apt-get download {PACKAGE} left no .deb file")
-        _command(["dpkg-deb", "-x", str(package), str(work / "x")], work)
-        unpacked = work / "x" / DEBIAN_FOLDER.relative_to("/")
-        read_folder(unpacked, tuple(FILES))  # check all four before they are kept
+        try:
+            package, root = unpacked(PACKAGE, Path(name))
+        except DebianError as error:
+            raise BadFile(str(error)) from error
+        folder = root / DEBIAN_FOLDER.relative_to("/")
+        read_folder(folder, tuple(FILES))  # check all four before they are kept
         with atomic_folder(kept) as tmp:
             for file in FILES.values():
-                shutil.copyfile(unpacked / f"{file}.gz", tmp / f"{file}.gz")
-            (tmp / _ORIGIN).write_text(f"Debian package {package.name}, downloaded\n")
+                shutil.copyfile(folder / f"{file}.gz", tmp / f"{file}.gz")
+            (tmp / _ORIGIN).write_text(f"Debian package {package}, downloaded\n")
     return _from_cache(kept, parts)
-
-
-def _download_package(work: Path) -> None:
-    """Fetch the .deb into ``work``, with package lists of our own where the system has none."""
-    try:
-        _command(["apt-get", "download", PACKAGE], work)
-    except BadFile:
-        # A fresh machine has no package lists, and refreshing the system's needs root.
-        for folder in ("lists/partial", "cache/archives/partial"):
-            (work / folder).mkdir(parents=True)
-        own = ["-o", f"Dir::State::lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
-        _command(["apt-get", *own, "update"], work)
-        _command(["apt-get", *own, "download", PACKAGE], work)
-
-
-def _command(command: list[str], folder: Path) -> None:
-    """Run it in ``folder``; BadFile with the last line of its errors when it fails."""
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BadFile(f"{command[0]} failed: {error}") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-        why = lines[0] if lines else f"exit code {done.returncode}"
-        raise BadFile(f"{' '.join(command[:1] + command[-2:])} failed: {why}")
