@@ -16,7 +16,8 @@ from latentsmith.config.schema import schema
 
 @schema
 class PixelDecoderConfig:
-    """conv, norm, SiLU; at each level two residual blocks, ×2 and a conv; norm, SiLU, conv."""
+    """conv, norm, SiLU; at each level two residual blocks, ×2 and a conv; norm, SiLU, conv (to
+    patches of pixels)."""
 
     width: Annotated[int, Field(gt=0)] = 512
     """Channels after the first convolution."""
@@ -28,6 +29,10 @@ class PixelDecoderConfig:
     """Residual blocks at each level, before it doubles."""
     groups: Annotated[int, Field(gt=0)] = 32
     """Groups of the group norms: divides every width."""
+    patch: Annotated[int, Field(gt=0)] = 1
+    """Side of the square of pixels that each position of the last level gives at once (sub-pixel
+    convolution, Shi et al. 2016). 2 in the place of a last level spares small decoders the full
+    resolution, where most of their work is."""
 
     def __post_init__(self) -> None:
         bad = [width for width in (self.width, *self.levels) if width % self.groups]
@@ -40,7 +45,13 @@ class PixelDecoderConfig:
     @property
     def factor(self) -> int:
         """Pixels per latent position, along each side."""
-        return 2 ** len(self.levels)
+        return self.patch * 2 ** len(self.levels)
+
+    @property
+    def scale(self) -> str:
+        """How `factor` comes about, for messages."""
+        doubled = f"each of {len(self.levels)} levels doubles it"
+        return doubled if self.patch == 1 else f"{doubled}, and a patch of {self.patch} ends it"
 
     def build(self, latent_channels: int, channels: int = 3) -> "PixelDecoder":
         """For latents of so many channels, giving images of ``channels``."""
@@ -78,11 +89,12 @@ class PixelDecoder(nn.Module):
         self.norm_in = nn.GroupNorm(config.groups, config.width)
         self.levels = nn.ModuleList(_Level(a, b, config) for a, b in pairwise(widths))
         self.norm_out = nn.GroupNorm(config.groups, widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.patch = config.patch
+        self.conv_out = nn.Conv2d(widths[-1], channels * config.patch**2, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
         """[B, C, h, w] → [B, channels, f h, f w], about [-1, 1]."""
         x = F.silu(self.norm_in(self.conv_in(latents)))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)

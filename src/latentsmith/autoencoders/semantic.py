@@ -136,8 +136,8 @@ class SemanticAutoencoder(Autoencoder):
             raise UserError(
                 f"resolution {resolution} does not suit this autoencoder: the encoder's grid of "
                 f"{self.grid[0]} x {self.grid[1]} tokens decodes to {sides[0]} x {sides[1]} pixels "
-                f"(each of {len(self.config.decoder.levels)} levels doubles it). Set "
-                f"transform.resolution={sides[0]}, the encoder's resolution, or decoder.levels"
+                f"({self.config.decoder.scale}). Set transform.resolution={sides[0]}, the "
+                "encoder's resolution, or decoder.levels"
             )
         return (self.latent_channels, *self.grid)
 

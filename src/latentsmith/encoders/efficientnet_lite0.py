@@ -8,6 +8,10 @@ dahlia's nearest class 985 "daisy" has probability 0.23 (0.10 with ImageNet's).
 
 Padding. TensorFlow's "same" padding depends on the input's size, and the package fixes it at
 construction: the network is built for the configured resolution, not for 224.
+
+Stride. Its last features are of 32 x 32 pixels each, and what is smaller is gone from them. The
+features before the fourth and the fifth halving (40 channels of 8 x 8 pixels, 112 of 16 x 16),
+which detectors built on it read too, still have it; later blocks are then left out.
 """
 
 from typing import Any, Literal
@@ -30,26 +34,32 @@ from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.needs import Need, package
 
-STRIDE = 32
+LAST = 32
+"""Pixels of the resized image per token of the last features, along each side."""
+EARLIER = {8: (5, 40), 16: (11, 112)}
+"""Stride → blocks it takes, and their channels: up to where the next block would halve."""
 MEAN, STD = 127 / 255, 128 / 255
 
 
 @ENCODERS.register("efficientnet_lite0", help="ImageNet CNN, 1280-d; weights from pip, offline")
 @schema
 class EfficientNetLite0Config(EncoderConfig):
-    """EfficientNet-Lite0: 4.7 M parameters, one token per 32 x 32 pixels."""
+    """EfficientNet-Lite0: 4.7 M parameters, one token per 32 x 32 pixels (or 16 x 16, 8 x 8)."""
 
     gives_tokens = True
 
     kind: Literal["efficientnet_lite0"] = "efficientnet_lite0"
     resolution: int = 224
     """Images are resized to this square: 224 as trained; 112 costs a quarter."""
+    stride: Literal[8, 16, 32] = 32
+    """Pixels of the resized image per token, along each side: 32 its last features [1280]; 16 [112]
+    and 8 [40] the last of that size, from earlier blocks, which keep more of small things."""
     output: Literal["pooled", "tokens"] = "pooled"
-    """``pooled``: mean over positions [1280], as its classifier sees it; ``tokens``: all."""
+    """``pooled``: mean over positions, as its classifier sees them; ``tokens``: all."""
 
     def __post_init__(self) -> None:
-        if self.resolution < STRIDE:
-            raise ValueError(f"resolution {self.resolution} is too small: use {STRIDE} or more")
+        if self.resolution < LAST:
+            raise ValueError(f"resolution {self.resolution} is too small: use {LAST} or more")
 
     def needs(self) -> list[Need]:
         """For ``latentsmith doctor``."""
@@ -131,16 +141,19 @@ class EfficientNetLite0(Encoder):
     """Frozen EfficientNet-Lite0 without its classifier; see `EfficientNetLite0Config`."""
 
     name = "efficientnet_lite0"
-    dim = 1280
 
     def __init__(self, net: Any, *, digest: str, config: EfficientNetLite0Config):
         super().__init__()
         self.output = config.output
         self.resolution = config.resolution
-        side = -(-config.resolution // STRIDE)  # "same" padding rounds up
+        self.stride = config.stride
+        side = -(-config.resolution // self.stride)  # "same" padding rounds up
         self.grid = (side, side)
+        blocks, self.dim = EARLIER.get(self.stride, (len(net._blocks), 1280))
         self._digest = digest
         net.eval()
+        if self.stride != LAST:
+            net._blocks, net._conv_head, net._bn1 = net._blocks[:blocks], nn.Identity(), None
         fold_batch_norms(net)
         fold_paddings(net)
         net._fc = nn.Identity()
@@ -153,13 +166,24 @@ class EfficientNetLite0(Encoder):
         return (images - MEAN) / STD
 
     def compute(self, images: Tensor) -> EncoderOutput:
-        """[B, 1 or 3, H, W] in [0, 1] → pooled [B, 1280], tokens [B, grid², 1280]."""
+        """[B, 1 or 3, H, W] in [0, 1] → pooled [B, dim], tokens [B, grid², dim]."""
         pixels = self.preprocess(images).contiguous(memory_format=torch.channels_last)
-        features = self.net.extract_features(pixels).float()
+        features = self._features(pixels).float()
         return EncoderOutput(
             pooled=F.adaptive_avg_pool2d(features, 1).flatten(1),
             tokens=features.flatten(2).transpose(1, 2).contiguous(),
         )
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, dim, *grid]. Earlier features are as the next block reads them: the
+        projection's output, which no activation follows."""
+        net = self.net
+        if self.stride == LAST:
+            return net.extract_features(pixels)
+        x = net._swish(net._bn0(net._conv_stem(pixels)))
+        for block in net._blocks:
+            x = block(x)
+        return x
 
     def architecture(self) -> dict[str, Any]:
         """See `Encoder.architecture`."""
@@ -171,4 +195,5 @@ class EfficientNetLite0(Encoder):
 
     def fingerprint(self) -> dict[str, object]:
         """See `Encoder.fingerprint`."""
-        return self.described(MEAN, STD)
+        earlier = {} if self.stride == LAST else {"stride": self.stride}
+        return self.described(MEAN, STD) | earlier

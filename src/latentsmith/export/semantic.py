@@ -49,6 +49,7 @@ def semantic_settings(autoencoder: SemanticAutoencoder) -> dict[str, Any]:
             "std": std,
             "architecture": {} if kind == "efficientnet_lite0" else _architecture(encoder),
             "projection": settings.get("projection", False),
+            "stride": settings.get("stride", 32),
         },
         "projector_settings": asdict(config.projector),
         "decoder_settings": asdict(config.decoder),

@@ -131,6 +131,22 @@ def test_a_resolution_that_is_not_decoded_is_told(tmp_path, images):
     )
 
 
+def test_a_patch_ends_the_decoder_in_the_place_of_a_level(tmp_path, images):
+    """As many pixels; each position of the last level gives a square of them."""
+    whole = config(tmp_path).build()
+    patches = replace(DECODER, levels=[8, 8], patch=2)
+    autoencoder = replace(config(tmp_path), decoder=patches).build()
+    assert autoencoder.factor == whole.factor == 8
+    out = autoencoder.decode(autoencoder.encode(images).mode())
+    assert out.shape == images.shape
+    conv, inside = autoencoder.pixels.conv_out, []
+    conv.register_forward_hook(lambda _, args, given: inside.append(given))
+    again = autoencoder.pixels(autoencoder.encode(images).mode())
+    # pixel (2 i + a, 2 j + b) of color c is output channel 4 c + 2 a + b at position (i, j)
+    assert torch.equal(again[:, 1, 1::2, 0::2], inside[0][:, 4 * 1 + 2 * 1 + 0])
+    assert "ends it" in patches.scale and "ends it" not in DECODER.scale
+
+
 def test_an_encoder_without_tokens_is_refused():
     from latentsmith.encoders.pixel_pca import PixelPCAConfig
 

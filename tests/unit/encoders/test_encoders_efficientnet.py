@@ -86,3 +86,46 @@ def test_too_small_resolution_is_refused():
 def test_two_channels_are_refused():
     with pytest.raises(UserError, match="1 or 3 image channels"):
         EfficientNetLite0Config(resolution=64).build().vector(torch.rand(1, 2, 64, 64))
+
+
+@pytest.mark.parametrize(("stride", "inner", "side"), [(8, 5, 12), (16, 11, 6)])
+@torch.no_grad()
+def test_earlier_features_are_what_the_next_block_reads(stride, inner, side):
+    """Against the packaged network, nothing folded: the input of its first block that halves."""
+    net, _ = packaged(96)
+    seen = []
+    net._blocks[inner].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    images = torch.rand(2, 3, 96, 96)
+    net.extract_features((images * 255 - 127) / 128)
+    encoder = EfficientNetLite0Config(resolution=96, stride=stride).build()
+    out = encoder(images)
+    assert encoder.grid == (side, side) == seen[0].shape[2:]
+    assert encoder.dim == seen[0].shape[1]
+    torch.testing.assert_close(out.tokens, seen[0].flatten(2).mT, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(out.pooled, seen[0].mean((2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def test_earlier_features_leave_later_blocks_out():
+    counts = [
+        sum(
+            p.numel() for p in EfficientNetLite0Config(resolution=64, stride=s).build().parameters()
+        )
+        for s in (8, 16, 32)
+    ]
+    assert counts[0] < counts[1] / 10 < counts[2] / 40
+
+
+def test_strides_have_fingerprints_of_their_own_and_the_last_has_the_old_one():
+    """Caches made before there was a choice are still good."""
+    last, earlier = (EfficientNetLite0Config(stride=s).build().fingerprint() for s in (32, 16))
+    assert "stride" not in last
+    assert earlier == last | {"stride": 16}
+
+
+def test_an_earlier_encoder_is_built_empty_and_filled():
+    config = EfficientNetLite0Config(resolution=64, stride=16)
+    encoder = config.build()
+    other = config.empty(encoder.architecture())
+    other.load_state_dict(encoder.state_dict())
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(other(images).tokens, encoder(images).tokens)

@@ -1,7 +1,7 @@
 """Networks that exports ship give the library's numbers, for every setting that matters: run from
 the text that is written, as a reader of the export runs it."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from types import ModuleType, SimpleNamespace
 
@@ -124,6 +124,8 @@ ENCODERS = {
     "siglip": lambda d: SiglipConfig(source=tiny_siglip(d)),
     "siglip larger": lambda d: SiglipConfig(source=tiny_siglip(d), resolution=48),
     "efficientnet_lite0": lambda d: EfficientNetLite0Config(resolution=75),  # odd sides to pad
+    "efficientnet_lite0 16": lambda d: EfficientNetLite0Config(resolution=75, stride=16),
+    "efficientnet_lite0 8": lambda d: EfficientNetLite0Config(resolution=75, stride=8),
 }
 
 
@@ -164,6 +166,11 @@ def check(built, images):
             torch.tensor(settings[n])[:, None, None] for n in ("latents_mean", "latents_std")
         )
         torch.testing.assert_close(normal * std / settings["scaling_factor"] + mean, z, **SAME)
+
+
+def test_a_decoder_of_patches_is_the_library_s(tmp_path):
+    patches = replace(DECODER, patch=2)
+    check(*autoencoder(ENCODERS["dinov2"](tmp_path), "transformer", decoder=patches))
 
 
 @pytest.mark.parametrize("projector", PROJECTORS.names())

@@ -52,7 +52,12 @@ class LiteBlock(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier, batch norms folded into the convolutions."""
+    """EfficientNet-Lite0 without its classifier, batch norms folded into the convolutions.
+
+    Args:
+        stride: pixels per token along each side; less than 32: the last blocks of that size, and no
+            head.
+    """
 
     #        repeats, kernel, stride, ratio, channels
     STAGES = (
@@ -60,22 +65,23 @@ class EfficientNetLite0(nn.Module):
         (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, stride: int = 32):
         super().__init__()
-        self._conv_stem = SameConv(3, 32, 3, 2)
+        self._conv_stem, reached = SameConv(3, 32, 3, 2), 2
         self._blocks, a = nn.ModuleList(), 32
-        for repeats, kernel, stride, ratio, b in self.STAGES:
-            for n in range(repeats):
-                self._blocks.append(LiteBlock(a, b, kernel, 1 if n else stride, ratio))
+        for repeats, kernel, step, ratio, b in self.STAGES:
+            reached *= step
+            for n in range(repeats if reached <= stride else 0):
+                self._blocks.append(LiteBlock(a, b, kernel, 1 if n else step, ratio))
                 a = b
-        self._conv_head = SameConv(a, 1280, 1)
+        self._conv_head = SameConv(a, 1280, 1) if stride == 32 else None
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] → tokens [B, N, 1280]."""
+        """[B, 3, H, W] → tokens [B, N, d]."""
         x = F.relu6(self._conv_stem(pixels))
         for block in self._blocks:
             x = block(x)
-        return F.relu6(self._conv_head(x)).flatten(2).mT
+        return (x if self._conv_head is None else F.relu6(self._conv_head(x))).flatten(2).mT
 
 
 class VisionEncoder(nn.Module):
@@ -87,6 +93,7 @@ class VisionEncoder(nn.Module):
         mean, std: of each colour, taken off and divided by.
         architecture: settings of the network, of its transformers config.
         projection: of CLIP, whether the network has one.
+        stride: of EfficientNet-Lite0, which of its features.
     """
 
     def __init__(
@@ -97,11 +104,12 @@ class VisionEncoder(nn.Module):
         std: list[float],
         architecture: dict[str, Any],
         projection: bool = False,
+        stride: int = 32,
     ):
         super().__init__()
         self.kind, self.resolution, self.colours = kind, resolution, (mean, std)
         if kind == "efficientnet_lite0":
-            self.net = EfficientNetLite0()
+            self.net = EfficientNetLite0(stride)
         else:
             self.model = _transformers_model(kind, architecture, projection)
 
