@@ -14,6 +14,7 @@ from latentsmith.backbones.mixers import MIXERS
 DECODER: dict[str, dict] = {
     "cross": {"heads": 2},
     "joint": {},
+    "local": {"nearest": 3},
     "pointwise": {},
     "scan": {"head": 8, "state": 4},
 }

@@ -11,7 +11,9 @@ from latentsmith.autoencoders.field.decoders import DECODERS
 from latentsmith.autoencoders.field.features import FourierConfig, Nearness
 from latentsmith.autoencoders.field.flow import FieldFlowConfig, load_flow
 from latentsmith.autoencoders.field.flow_task import FieldFlowTask
+from latentsmith.autoencoders.field.neighbours import Gather, Neighbours
 from latentsmith.autoencoders.field.task import FieldTask
+from latentsmith.autoencoders.field.weights import start
 from latentsmith.autoencoders.load import load_autoencoder
 from latentsmith.backbones.blocks.fourier import FourierFeatures, wave_vectors
 from latentsmith.backbones.mixers import MIXERS, Points
@@ -46,9 +48,12 @@ def test_the_code_does_not_depend_on_the_order_of_the_points():
     torch.testing.assert_close(again, codes, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("decoder", ["cross", "local", "scan"])
 @pytest.mark.parametrize("dims, tokens, channels", [(1, 5, 1), (2, 9, 4), (3, 8, 2), (2, 1, 3)])
-def test_lines_planes_and_volumes_of_any_width(dims, tokens, channels):
-    autoencoder = field_autoencoder(dims=dims, tokens=tokens, channels=channels)
+def test_lines_planes_and_volumes_of_any_width(decoder, dims, tokens, channels):
+    if (decoder, tokens) == ("local", 1):
+        pytest.skip("a single token has no neighbours")
+    autoencoder = field_autoencoder(decoder, dims=dims, tokens=tokens, channels=channels)
     given = points(30, dims=dims, channels=channels)
     codes = autoencoder.encode_points(*given)
     assert codes.shape[:2] == (2, 6) and codes[0, 0].numel() == tokens
@@ -97,6 +102,33 @@ def test_fourier_features_are_cut_and_periodic_in_the_domain():
     angle = 2 * torch.pi * ((x + 1) / 2 - 0.5) @ frequencies.mT  # cycles over [-1, 1], from 0
     expected = torch.cat([angle.cos(), angle.sin(), x], 1)
     torch.testing.assert_close(features(x), expected)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_neighbours_are_the_nearest_and_fade_out(dims):
+    a, b = Points(points(5, dims=dims)[0]), Points(points(9, dims=dims, seed=1)[0])
+    near = Neighbours.of(a, b, 3, 0.5)
+    apart = torch.cdist(a.coordinates, b.coordinates)
+    expected = apart.sort(-1).values[..., :4]
+    torch.testing.assert_close(near.offsets.norm(dim=-1) * 0.5, expected[..., :3])
+    torch.testing.assert_close(near.weights.sum(-1), torch.ones(2, 5))
+    told = near.take(b.coordinates) - a.coordinates[:, :, None]
+    torch.testing.assert_close(told / 0.5, near.offsets)
+    falls = expected[..., 3:] - expected[..., :3]  # nothing where it would be the next to go
+    torch.testing.assert_close(near.weights, falls / falls.sum(-1, keepdim=True))
+
+
+def test_a_local_decoder_hears_the_same_everywhere():
+    """Moved tokens, moved query, the same hidden values: offsets, not positions."""
+    gather = Gather(8, 8, 2)
+    start(gather, 0)
+    x, tokens = torch.randn(1, 1, 8), torch.randn(1, 6, 8)
+    where = 0.4 * points(7, batch=1)[0]
+    found = []
+    for shift in (0.0, 0.3):
+        at, others = (Points(p + shift) for p in where.split([1, 6], dim=1))
+        found.append(gather(x, tokens, Neighbours.of(at, others, 3, 0.5)))
+    torch.testing.assert_close(*found)
 
 
 def test_nearness_is_a_gaussian_of_the_distance():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from latentsmith.autoencoders.field.features import LocalMean, Nearness
+from latentsmith.autoencoders.field.neighbours import Gather, Neighbours
 from latentsmith.backbones.blocks.attention import CrossAttention
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -23,6 +24,8 @@ from latentsmith.backbones.blocks.norms import normalize
 from latentsmith.backbones.blocks.weights import Linear
 from latentsmith.backbones.mixers import Mixer, MixerConfig, Points
 
+NEAREST = 8
+"""Points that a token hears from by their offsets, besides attending to all."""
 MEAN_RADIUS = 0.35
 """Of local means at the start, in distances of the tokens."""
 
@@ -45,11 +48,15 @@ class Pool(nn.Module):
     """Tokens at points → tokens at anchors, by attention that falls with distance and counts each
     point by its quadrature weight."""
 
-    def __init__(self, width: int, heads: int, anchors: int, spacing: float, mlp_ratio: float):
+    def __init__(
+        self, width: int, heads: int, anchors: int, spacing: float, mlp_ratio: float, dims: int
+    ):
         super().__init__()
         self.queries = nn.Parameter(torch.empty(anchors, width))
         self.attn = CrossAttention(width, heads, qk_norm=True, norm="rms")
         self.near = Nearness(heads, spacing) if anchors > 1 else None
+        self.gather = Gather(width, width, dims) if anchors > 1 else None
+        self.spacing = spacing
         self.mean = Linear(width, width) if anchors == 1 else None
         self.mlp = mlp("gelu", width, mlp_ratio)
 
@@ -62,6 +69,9 @@ class Pool(nn.Module):
         x = normalize(x, "layer")
         q = (self.queries + at).expand(len(x), -1, -1)
         pooled = q + self.attn(normalize(q, "layer"), x, bias=bias)
+        if self.gather is not None:
+            around = Neighbours.of(anchors, points, NEAREST, self.spacing)
+            pooled = pooled + self.gather(normalize(pooled, "layer"), x, around)
         if self.mean is not None:
             pooled = pooled + self.mean((weights[..., None] * x).sum(1, keepdim=True))
         return pooled + self.mlp(normalize(pooled, "layer"))
@@ -99,7 +109,7 @@ class FieldEncoder(nn.Module):
         self.into = Linear(features.width + channels + 1, width)
         self.blocks = nn.ModuleList(Block(width, mixer, k, mlp_ratio) for k in range(depth))
         self.at = Linear(features.width, width)
-        self.pool = Pool(width, heads, anchors, spacing, mlp_ratio)
+        self.pool = Pool(width, heads, anchors, spacing, mlp_ratio, features.dims)
         self.means = LocalMean(spacing, MEAN_RADIUS) if means else None
         self.out = Linear(width, latent - (channels if means else 0))
 

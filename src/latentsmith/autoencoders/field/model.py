@@ -107,6 +107,11 @@ class FieldAutoencoderConfig:
                 f"latent.tokens is {tokens}, and tokens lie on a grid of {self.dims} dimension(s): "
                 f"set one of {', '.join(map(str, sorted(set(near))))}, or 1 for a single vector"
             )
+        if self.decoder.kind == "local" and tokens == 1:
+            raise ValueError(
+                "field.decoder=local hears from the tokens nearest to a query, and there is one: "
+                "set latent.tokens above 1, or decoder=pointwise"
+            )
         if self.latent.means and self.latent.channels <= self.channels:
             raise ValueError(
                 f"latent.channels is {self.latent.channels}, and {self.channels} of a token's "

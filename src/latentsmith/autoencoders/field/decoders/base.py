@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentsmith.autoencoders.field.features import LocalMean
+from latentsmith.autoencoders.field.neighbours import Neighbours
 from latentsmith.backbones.blocks.embedders import TimeEmbedder
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -50,6 +51,7 @@ class Scene:
     spacing: float
     """Distance of the tokens, about."""
     _joined: Points | None = field(default=None, repr=False)
+    _near: dict[int, Neighbours] = field(default_factory=dict, repr=False)
 
     @property
     def joined(self) -> Points:
@@ -57,6 +59,12 @@ class Scene:
         if self._joined is None:
             self._joined = self.tokens.joined(self.queries)
         return self._joined
+
+    def near(self, count: int) -> Neighbours:
+        """The tokens nearest to each query."""
+        if count not in self._near:
+            self._near[count] = Neighbours.of(self.queries, self.tokens, count, self.spacing)
+        return self._near[count]
 
 
 class Reader(nn.Module):
@@ -102,7 +110,7 @@ class DecoderConfig:
     exact: ClassVar[bool] = True
     """Whether a value depends on its own coordinate alone."""
 
-    def block(self, width: int, layer: int, mixer: MixerConfig, spacing: float) -> nn.Module:
+    def block(self, shape: "DecoderShape", layer: int) -> nn.Module:
         """The ``layer``-th block: see `DecoderBlock.forward`."""
         raise TypeError(f"{type(self).__name__} has no block()")
 
@@ -151,9 +159,7 @@ class FieldDecoder(nn.Module):
         self.condition = Linear(width, width)
         self.time = TimeEmbedder(width, scale=1000.0, shift=0.0) if shape.denoises else None
         self.from_query = Linear(seen + (shape.channels if shape.denoises else 0), width)
-        self.blocks = nn.ModuleList(
-            config.block(width, k, shape.mixer, shape.spacing) for k in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(config.block(shape, k) for k in range(config.depth))
         self.squeeze: nn.ModuleList | None = None
         if shape.bottleneck is not None:
             self.squeeze = nn.ModuleList(

@@ -9,12 +9,12 @@ from latentsmith.autoencoders.field.decoders.base import (
     DECODERS,
     DecoderBlock,
     DecoderConfig,
+    DecoderShape,
     Reader,
     Scene,
 )
 from latentsmith.autoencoders.field.features import Nearness
 from latentsmith.backbones.blocks.attention import CrossAttention
-from latentsmith.backbones.mixers import MixerConfig
 from latentsmith.config.schema import schema
 
 
@@ -29,10 +29,10 @@ class CrossConfig(DecoderConfig):
     local: bool = True
     """Attend less to tokens far away, by a radius that each head learns."""
 
-    def block(self, width: int, layer: int, mixer: MixerConfig, spacing: float) -> nn.Module:
+    def block(self, shape: DecoderShape, layer: int) -> nn.Module:
         """See `DecoderConfig.block`."""
-        reader = CrossReader(width, self.heads, spacing if self.local else None)
-        return DecoderBlock(width, self.mlp_ratio, reader)
+        reader = CrossReader(shape.width, self.heads, shape.spacing if self.local else None)
+        return DecoderBlock(shape.width, self.mlp_ratio, reader)
 
 
 class CrossReader(Reader):

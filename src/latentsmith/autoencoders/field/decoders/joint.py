@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from latentsmith.autoencoders.field.decoders.base import (
     DECODERS,
     DecoderConfig,
+    DecoderShape,
     Scene,
 )
 from latentsmith.backbones.blocks.mlp import mlp
 from latentsmith.backbones.blocks.modulation import Modulation, gated, modulate
 from latentsmith.backbones.blocks.norms import normalize
-from latentsmith.backbones.mixers import Mixer, MixerConfig
+from latentsmith.backbones.mixers import Mixer
 from latentsmith.config.schema import schema
 
 
@@ -29,9 +30,9 @@ class JointConfig(DecoderConfig):
     kind: Literal["joint"] = "joint"
     exact: ClassVar[bool] = False
 
-    def block(self, width: int, layer: int, mixer: MixerConfig, spacing: float) -> nn.Module:
+    def block(self, shape: DecoderShape, layer: int) -> nn.Module:
         """See `DecoderConfig.block`."""
-        return JointBlock(width, self.mlp_ratio, mixer.build(width, layer))
+        return JointBlock(shape.width, self.mlp_ratio, shape.mixer.build(shape.width, layer))
 
 
 class JointBlock(nn.Module):

@@ -4,8 +4,12 @@ from typing import Literal
 
 from torch import nn
 
-from latentsmith.autoencoders.field.decoders.base import DECODERS, DecoderBlock, DecoderConfig
-from latentsmith.backbones.mixers import MixerConfig
+from latentsmith.autoencoders.field.decoders.base import (
+    DECODERS,
+    DecoderBlock,
+    DecoderConfig,
+    DecoderShape,
+)
 from latentsmith.config.schema import schema
 
 
@@ -16,6 +20,6 @@ class PointwiseConfig(DecoderConfig):
 
     kind: Literal["pointwise"] = "pointwise"
 
-    def block(self, width: int, layer: int, mixer: MixerConfig, spacing: float) -> nn.Module:
+    def block(self, shape: DecoderShape, layer: int) -> nn.Module:
         """See `DecoderConfig.block`."""
-        return DecoderBlock(width, self.mlp_ratio, None)
+        return DecoderBlock(shape.width, self.mlp_ratio, None)

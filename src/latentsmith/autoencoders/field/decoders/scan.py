@@ -21,12 +21,13 @@ from latentsmith.autoencoders.field.decoders.base import (
     DECODERS,
     DecoderBlock,
     DecoderConfig,
+    DecoderShape,
     Reader,
     Scene,
 )
 from latentsmith.backbones.blocks.curves import Curve, Ordering
 from latentsmith.backbones.blocks.weights import Linear
-from latentsmith.backbones.mixers import MixerConfig, Points
+from latentsmith.backbones.mixers import Points
 from latentsmith.backbones.scan import ssd_scan
 from latentsmith.config.schema import schema
 
@@ -46,12 +47,14 @@ class ScanConfig(DecoderConfig):
     state: Annotated[int, Field(gt=0)] = 16
     """Numbers a head carries along."""
 
-    def block(self, width: int, layer: int, mixer: MixerConfig, spacing: float) -> nn.Module:
+    def block(self, shape: DecoderShape, layer: int) -> nn.Module:
         """See `DecoderConfig.block`. Raises ValueError for a head that does not divide the
         width."""
-        if width % self.head:
-            raise ValueError(f"decoder.head {self.head} does not divide the width {width}")
-        return DecoderBlock(width, self.mlp_ratio, ScanReader(width, self.head, self.state))
+        if shape.width % self.head:
+            raise ValueError(f"decoder.head {self.head} does not divide the width {shape.width}")
+        return DecoderBlock(
+            shape.width, self.mlp_ratio, ScanReader(shape.width, self.head, self.state)
+        )
 
 
 class ScanReader(Reader):
