@@ -186,9 +186,9 @@ def _try_command(words: list[str]) -> None:
         elif words[0] == "train":
             compose(args.stage.partition(".")[0], args.overrides)
         elif words[0] == "sweep":
-            from latentsmith.cli.sweep import expand
+            from latentsmith.cli.sweep import runs
 
-            for overrides in expand(args.overrides):
+            for overrides in runs(args.recipe, args.overrides)[0]:
                 compose(args.recipe, overrides)
         elif words[0] == "cache" and hasattr(args, "overrides"):
             from latentsmith.cli.cache import settings as words_of

@@ -18,16 +18,16 @@ def add_field_verb(subparsers: Any, name: str, text: str, examples: str) -> argp
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name, help=text, description=text, epilog=examples
     )
-    parser.add_argument("source", metavar="SOURCE", help="field run, or folder of its autoencoder")
+    parser.add_argument("source", metavar="SOURCE", help="run, or folder of its model")
     parser.add_argument("--model", metavar="STAGE", help="of a run: which stage's model (the last)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="written, .npz")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="written")
     return parser
 
 
-def add_points(parser: argparse.ArgumentParser) -> None:
+def add_points(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where the given points come from."""
     parser.add_argument(
-        "--points", type=Path, required=True, metavar="FILE",
+        "--points", type=Path, required=required, metavar="FILE",
         help=".npz with coordinates and values, or an image",
     )  # fmt: skip
     parser.add_argument(

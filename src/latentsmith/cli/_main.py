@@ -15,7 +15,7 @@ from latentsmith.errors import UserError, nearest
 PACKAGE = "latentsmith.cli"
 ORDER = [
     "run", "train", "sweep", "sample", "edit", "variation", "inpaint", "interpolate", "encode",
-    "decode", "reconstruct", "measure",
+    "decode", "reconstruct", "invert", "roundtrip", "infill", "measure",
     "export", "cache", "report", "list", "data", "doctor",
 ]  # fmt: skip
 """How ``--help`` lists the verbs; others follow."""

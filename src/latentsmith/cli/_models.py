@@ -17,6 +17,13 @@ def is_run(source: str, stage: str | None = None) -> bool:
     return found
 
 
+def recipe_of(source: str) -> str | None:
+    """The recipe of a run folder; None for what is no run."""
+    from latentsmith.config.run import Run
+
+    return Run.load(source).config.kind if is_run(source) else None
+
+
 def model_of_run(
     path: Path, stage: str | None, sections: Sequence[str]
 ) -> tuple[str, list[str], str]:

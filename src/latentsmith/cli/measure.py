@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import is_run, model_of_run
+from latentsmith.cli._models import is_run, model_of_run, recipe_of
 from latentsmith.cli._pipeline import add_overrides, go_through, prepare
 
 HELP = "measure the latent space of any autoencoder: a page and a JSON file, no training"
@@ -32,7 +32,12 @@ def run(args: argparse.Namespace) -> int:
     """Raises UserError when the autoencoder or data cannot be had or do not fit."""
     from latentsmith.config.compose import compose
     from latentsmith.config.run import ROOT, Run
+    from latentsmith.errors import UserError
 
+    if recipe_of(args.source) == "textlatent":
+        raise UserError(
+            f"{args.source} is a textlatent run: it measures itself, see {args.source}/report.html"
+        )
     source, inherited, name = args.source, [], args.source
     if is_run(args.source, args.model):
         sections = ("data", "encoder", "transform", "more_references")

@@ -1,15 +1,16 @@
-"""``latentsmith sample RUN``: images from a trained generator."""
+"""``latentsmith sample RUN``: images from a trained generator, or texts of a textlatent run."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import generator_of_run, is_run
+from latentsmith.cli._models import generator_of_run, is_run, recipe_of
 from latentsmith.cli._pipeline import add_settings, carry_out
+from latentsmith.cli._textlatent import is_translator, pairs_from_noise
 from latentsmith.cli._texts import add_prompts, prompt_words
 
-HELP = "generate images: a grid and files, the same for the same seed whatever the batch size"
+HELP = "generate images (a grid and files, the same for the same seed and any batch size), or texts"
 EXAMPLES = """examples:
   latentsmith sample runs/mmreg/laptop
   latentsmith sample runs/mmreg/laptop --model generator-baseline count=256 seed=3
@@ -17,6 +18,7 @@ EXAMPLES = """examples:
   latentsmith sample my_generator sampler=dpmpp_2m sampler.steps=20
   latentsmith sample runs/urepa/laptop --prompt "a photo of a sneaker" count=16
   latentsmith sample runs/urepa/laptop --prompts FILE guidance=cfg guidance.scale=5
+  latentsmith sample runs/textlatent/laptop count=16 --out texts.jsonl
 """
 
 
@@ -36,6 +38,8 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises UserError when there is no generator, or settings do not fit it."""
+    if is_translator(args.source) or recipe_of(args.source) == "textlatent":
+        return pairs_from_noise(args.source, args.model, args.overrides, args.out)
     source, inherited, name = args.source, [], Path(args.source).name
     if is_run(args.source, args.model):
         source, inherited, stage = generator_of_run(Path(args.source), args.model)

@@ -1,4 +1,4 @@
-"""``latentsmith sweep RECIPE key=a,b,c``: a grid of runs and one report that compares them."""
+"""``latentsmith sweep RECIPE key=a,b,c``: a grid or list of runs, one report that compares them."""
 
 import argparse
 import itertools
@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   latentsmith sweep mmreg scale=laptop loss.weight=0,0.1,0.3,1,3
   latentsmith sweep mmreg scale=laptop loss=pearson,si_huber 'seed=range(0,3)'
   latentsmith sweep mmreg scale=laptop 'seed=range(0,8)' --part 1/2   # and 2/2 elsewhere
+  latentsmith sweep textlatent preset=ablations only=A6,B,C seed=0,1,2
 """
 
 
@@ -51,7 +52,7 @@ def sweep(args: argparse.Namespace) -> int:
     """
     from latentsmith.config.run import ROOT, default_path
 
-    grid = expand(args.overrides)
+    grid, labels = runs(args.recipe, args.overrides)
     configs = _compose_all(args.recipe, grid)
     if args.until is not None:
         up_to(configs[0].stages(), args.until)  # a mistake shows before anything runs
@@ -59,7 +60,7 @@ def sweep(args: argparse.Namespace) -> int:
     out = args.out or ROOT / args.recipe / f"sweep-{path.name}"
     mine = part(args.part, len(grid))
     prepare()
-    folders = [out / name for name in names(grid)]
+    folders = [out / name for name in labels]
     failed: dict[Path, str] = {}
     for n, (folder, words, config) in enumerate(zip(folders, grid, configs, strict=True), 1):
         if n - 1 not in mine:
@@ -78,6 +79,17 @@ def sweep(args: argparse.Namespace) -> int:
         print(f"failed: {folder}: {problem}")
     print(f"{len(finished)} of {len(grid)} runs finished in {out}")
     return 1 if failed else 0
+
+
+def runs(recipe: str, overrides: list[str]) -> tuple[list[list[str]], list[str]]:
+    """Words and folder name of each run: of a list (``preset=NAME``) or a grid."""
+    from latentsmith.config.sweeps import listed
+
+    found = listed(recipe, overrides)
+    if found is not None:
+        return found.words, found.names
+    grid = expand(overrides)
+    return grid, names(grid)
 
 
 def part(text: str | None, count: int) -> list[int]:

@@ -159,7 +159,7 @@ class TestFile:
             FileConfig(file=tmp_path / name).read(tmp_path)
 
     def test_missing_or_not_utf8(self, tmp_path):
-        with pytest.raises(UserError, match=r"corpus.file="):
+        with pytest.raises(UserError, match=r"data.file="):
             FileConfig(file=tmp_path / "no.txt").read(tmp_path)
         (tmp_path / "latin.txt").write_bytes("Größe\n".encode("latin-1"))
         with pytest.raises(UserError, match="utf-8"):

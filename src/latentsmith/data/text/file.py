@@ -40,15 +40,17 @@ class FileConfig(CorpusConfig):
         """
         path = Path(self.file).expanduser()
         try:
-            lines = list(self._texts(path))
+            lines = list(self.lines())
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"cannot read texts from corpus.file={path}: {error}") from error
+            raise UserError(f"cannot read texts from data.file={path}: {error}") from error
         texts = distinct(lines, lower=self.lower)
         if not texts:
-            raise UserError(f"corpus.file={path} holds no texts")
+            raise UserError(f"data.file={path} holds no texts")
         return Corpus(path.stem, texts, f"file {path}", "", len(lines))
 
-    def _texts(self, path: Path) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
+        """The texts as they stand, duplicates included. Raises as `read`, and OSError."""
+        path = Path(self.file).expanduser()
         ending = path.suffix.lower()
         with path.open(encoding="utf-8-sig", newline="" if ending in TABLES else None) as stream:
             if ending in TABLES:
@@ -62,7 +64,7 @@ class FileConfig(CorpusConfig):
         for number, row in rows:
             if self.field not in row:
                 raise UserError(
-                    f"{path}, line {number}: no field {self.field!r} (corpus.field). "
+                    f"{path}, line {number}: no field {self.field!r} (data.field). "
                     f"{nearest(self.field, [key for key in row if key])}"
                 )
             text = row[self.field]

@@ -35,7 +35,7 @@ class HFTextsConfig(CorpusConfig):
         table = self._open()
         if self.field not in table.column_names:
             raise UserError(
-                f"dataset {self.path!r} has no column {self.field!r} (corpus.field). "
+                f"dataset {self.path!r} has no column {self.field!r} (data.field). "
                 f"{nearest(self.field, table.column_names)}"
             )
         lines = list(table[self.field])
@@ -57,7 +57,7 @@ class HFTextsConfig(CorpusConfig):
         try:
             if not folder.is_dir():
                 if self.path.startswith(("/", ".", "~")):
-                    raise UserError(f"dataset folder {folder} does not exist (corpus.path)")
+                    raise UserError(f"dataset folder {folder} does not exist (data.path)")
                 return load_dataset(
                     self.path, self.subset, split=self.split, revision=self.revision
                 )

@@ -134,8 +134,7 @@ class Translator:
         return vectors, len(self.normalizer.mean)
 
     def number(self, texts: Sequence[str]) -> Tensor:
-        """Texts → token rows int64 [N, L]. Raises UserError for texts that are too long, or none.
-        """
+        """Texts → token rows int64 [N, L]. Raises UserError for none, or one that is too long."""
         if not texts:
             raise UserError("no texts: give at least one")
         return self.tokenizer.encode(texts).ids

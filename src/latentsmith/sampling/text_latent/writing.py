@@ -10,7 +10,7 @@ from torch import Tensor
 from latentsmith.encoders.text import TextEncoder
 from latentsmith.errors import UserError
 from latentsmith.sampling.samplers.base import SamplerConfig
-from latentsmith.sampling.samplers.ddim import DDIMConfig
+from latentsmith.sampling.samplers.ddim import DdimConfig
 from latentsmith.sampling.text_latent.both import joint, sequential
 from latentsmith.sampling.text_latent.decode import decode
 from latentsmith.sampling.text_latent.latents import one_step
@@ -126,7 +126,7 @@ def _written(
     said = translator.tokenizer.decode(texts.tokens.cpu())
     score = -texts.confidence if off is None else off
     found = []
-    for row, order in enumerate(score.view(-1, candidates).argsort(1, stable=True).tolist()):
+    for row, order in enumerate(score.view(-1, candidates).argsort(dim=1, stable=True).tolist()):
         ranked_ = [
             (said[i], None if off is None else float(off[i]))
             for i in (row * candidates + place for place in order)
@@ -253,7 +253,7 @@ def sample(
         raise UserError(f"count={count}: at least one")
     model = translator.model
     rng = torch.Generator(model.device).manual_seed(seed)
-    solver = sampler or DDIMConfig(steps=16)
+    solver = sampler or DdimConfig(steps=16)
     parts = []
     for first in range(0, count, BATCH):
         some = min(BATCH, count - first)
