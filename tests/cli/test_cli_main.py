@@ -95,7 +95,7 @@ MISTAKES = [
     ),
     (
         "list encoderz",
-        "nothing called 'encoderz' to list. Did you mean 'encoders' or 'text_encoders'?",
+        "nothing called 'encoderz' to list. Did you mean 'encoders' or 'decoders' or 'text_encoders'?",
     ),
     ("list settings", "settings of which recipe? latentsmith list settings RECIPE"),
     ("doctor tiy", "no recipe 'tiy'. Did you mean 'toy'?"),

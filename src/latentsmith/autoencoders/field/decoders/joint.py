@@ -49,7 +49,7 @@ class JointBlock(nn.Module):
         shift, scale, gate, shift_m, scale_m, gate_m = self.modulation.vectors(c)
         x = torch.cat([tokens, q], dim=1)
         h = modulate(normalize(x, "layer"), shift, scale)
-        x = gated(x, gate, self.mixer(h, scene.joined))
-        x = gated(x, gate_m, self.mlp(modulate(normalize(x, "layer"), shift_m, scale_m)))
+        x = gated(x, 1 + gate, self.mixer(h, scene.joined))
+        x = gated(x, 1 + gate_m, self.mlp(modulate(normalize(x, "layer"), shift_m, scale_m)))
         tokens, q = x.split([tokens.shape[1], q.shape[1]], dim=1)
         return q, tokens
