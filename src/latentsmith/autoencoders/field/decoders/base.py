@@ -12,7 +12,7 @@ result is a *function*, the same whatever grid it is asked on. ``joint``, the so
 
 Gates start at 1 and the head at 0, not both at 0 as in AdaLN-zero: a query knows of the signal only
 what it reads, so with closed gates the head learns nothing, and with a head of 0 the gates do not
-open (measured: no progress in 1,500 steps).
+open.
 
 ``x_t`` and t are there in decoders that denoise values (phase 2, and the RGB-flow baseline); the
 tokens may then be the sparse input itself. Source: spec/4-field-autoencoder.md "Models".
