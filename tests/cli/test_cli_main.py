@@ -94,8 +94,9 @@ MISTAKES = [
         "nothing to sweep over: give a setting several values, e.g. loss.weight=0,0.1,0.3",
     ),
     (
-        "list encoderz",
-        "nothing called 'encoderz' to list. Did you mean 'encoders' or 'decoders' or 'text_encoders'?",
+        "list encodrs",
+        "nothing called 'encodrs' to list. "
+        "Did you mean 'encoders' or 'decoders' or 'text_encoders'?",
     ),
     ("list settings", "settings of which recipe? latentsmith list settings RECIPE"),
     ("doctor tiy", "no recipe 'tiy'. Did you mean 'toy'?"),
