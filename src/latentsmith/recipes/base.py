@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from latentsmith.config.schema import schema
 from latentsmith.data.base import DATASETS, DatasetConfig
@@ -10,6 +10,7 @@ from latentsmith.registry import OneOf, Registry
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
+    from latentsmith.training.team import Team
 
 RECIPES = Registry("recipe", "latentsmith.recipes")
 
@@ -24,6 +25,23 @@ class Stage:
     closing: str = ""
     """Also run when the run ends early (``--until``), at this stage or after it: a report of what
     is there."""
+
+
+class Staged:
+    """What the stages of one recipe share: who runs them, and that nothing is done twice.
+
+    Attributes:
+        team: this process among those of the run; subclasses have it.
+    """
+
+    team: "Team"
+
+    def _once(self, run: "Run", stage: str, work: Callable[[], dict[str, Any]]) -> None:
+        """Do what is not done, in all processes alike, and keep its summary."""
+        if self.team.on_main(lambda: run.stage_done(stage)):
+            return
+        found = work()
+        self.team.on_main(lambda: run.mark_done(stage, found))
 
 
 @schema

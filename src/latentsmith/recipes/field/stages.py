@@ -1,12 +1,11 @@
 """The run: autoencoders → flow of codes → flows of values → measurements → report."""
 
-from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
 from latentsmith.config.run import Run
 from latentsmith.metrics.card_file import save_card
-from latentsmith.recipes.base import Stage
+from latentsmith.recipes.base import Stage, Staged
 from latentsmith.recipes.field.autoencoders import MAIN, Autoencoders, stage_of
 from latentsmith.recipes.field.config import FieldConfig, Flow
 from latentsmith.recipes.field.flows import Flows
@@ -38,7 +37,7 @@ def stages(cfg: FieldConfig) -> list[Stage]:
     ]
 
 
-class Pipeline:
+class Pipeline(Staged):
     """The stages' work. Each method takes the run and skips or resumes what is already done."""
 
     def __init__(self, cfg: FieldConfig):
@@ -58,13 +57,6 @@ class Pipeline:
     def autoencoders(self) -> Autoencoders:
         """Of phase 1."""
         return Autoencoders(self.cfg, self.inputs, self.team)
-
-    def _once(self, run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Do what is not done, in all processes alike, and keep its summary."""
-        if self.team.on_main(lambda: run.stage_done(stage)):
-            return
-        found = work()
-        self.team.on_main(lambda: run.mark_done(stage, found))
 
     def autoencoder(self, run: Run, arm: str) -> None:
         """Train the autoencoder with one decoder."""

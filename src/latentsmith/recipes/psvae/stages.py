@@ -1,12 +1,11 @@
 """The run: S-VAE → PS-VAE → caches → generators → measurements → report."""
 
-from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
 from latentsmith.config.run import Run
 from latentsmith.metrics.card_file import save_card
-from latentsmith.recipes.base import Stage
+from latentsmith.recipes.base import Stage, Staged
 from latentsmith.recipes.psvae.autoencoders import STAGE, Autoencoders
 from latentsmith.recipes.psvae.config import Arm, PSVAEConfig
 from latentsmith.recipes.psvae.generators import Generators, stage_of
@@ -39,7 +38,7 @@ def stages(cfg: PSVAEConfig) -> list[Stage]:
     ]
 
 
-class Pipeline:
+class Pipeline(Staged):
     """The stages' work. Each method takes the run and skips or resumes what is already done."""
 
     def __init__(self, cfg: PSVAEConfig):
@@ -66,13 +65,6 @@ class Pipeline:
     def generators(self) -> Generators:
         """Of stage 3."""
         return Generators(self.cfg, self.inputs, self.team, self.autoencoders)
-
-    def _once(self, run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Do what is not done, in all processes alike, and keep its summary."""
-        if self.team.on_main(lambda: run.stage_done(stage)):
-            return
-        found = work()
-        self.team.on_main(lambda: run.mark_done(stage, found))
 
     def autoencoder(self, run: Run, arm: Arm) -> None:
         """Make an arm's autoencoder."""

@@ -1,13 +1,12 @@
 """The run: corpus → model without and with cycles → baselines → measurements → report."""
 
-from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
 from latentsmith.backbones.text_inverter import Order
 from latentsmith.config.run import Run
 from latentsmith.metrics.card_file import save_card
-from latentsmith.recipes.base import Stage
+from latentsmith.recipes.base import Stage, Staged
 from latentsmith.recipes.textlatent.baselines import Inverters
 from latentsmith.recipes.textlatent.config import Arm, TextLatentRecipe
 from latentsmith.recipes.textlatent.inputs import Inputs
@@ -41,7 +40,7 @@ def stages(cfg: TextLatentRecipe) -> list[Stage]:
     ]
 
 
-class Pipeline:
+class Pipeline(Staged):
     """The stages' work. Each method takes the run and skips or resumes what is already done."""
 
     def __init__(self, cfg: TextLatentRecipe):
@@ -61,13 +60,6 @@ class Pipeline:
     def models(self) -> Models:
         """The model's arms."""
         return Models(self.cfg, self.inputs, self.team)
-
-    def _once(self, run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Do what is not done, in all processes alike, and keep its summary."""
-        if self.team.on_main(lambda: run.stage_done(stage)):
-            return
-        found = work()
-        self.team.on_main(lambda: run.mark_done(stage, found))
 
     def corpus(self, run: Run) -> None:
         """Make or find the corpus, say what it is."""

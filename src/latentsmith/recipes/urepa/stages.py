@@ -1,7 +1,6 @@
 """The run: pipeline → caches → control and aligned network → measurements → report."""
 
 import logging
-from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from latentsmith.autoencoders.kl import KLAutoencoder
 from latentsmith.config.run import Run
 from latentsmith.data.splits import Splits
 from latentsmith.metrics.card_file import save_card
-from latentsmith.recipes.base import Stage
+from latentsmith.recipes.base import Stage, Staged
 from latentsmith.recipes.urepa.config import UREPAConfig
 from latentsmith.recipes.urepa.inputs import Inputs
 from latentsmith.recipes.urepa.measure import Measurer
@@ -42,7 +41,7 @@ def stages(cfg: UREPAConfig) -> list[Stage]:
     ]
 
 
-class Pipeline:
+class Pipeline(Staged):
     """The stages' work. Each method takes the run and skips or resumes what is already done."""
 
     def __init__(self, cfg: UREPAConfig):
@@ -54,13 +53,6 @@ class Pipeline:
         """This process among those of the run."""
         adversarial = self.cfg.pretrain and self.cfg.pretrain.objective.adversarial.weight > 0
         return Team.join(several_objectives=bool(adversarial))
-
-    def _once(self, run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Do what is not done, in all processes alike, and keep its summary."""
-        if self.team.on_main(lambda: run.stage_done(stage)):
-            return
-        found = work()
-        self.team.on_main(lambda: run.mark_done(stage, found))
 
     # Before adaptation ----------------------------------------------------------------------------
 
