@@ -7,6 +7,7 @@ import torch
 
 from helpers.fields import DECODER, EXACT, field_autoencoder, field_config, points
 from latentsmith.autoencoders.field.decoders import DECODERS
+from latentsmith.autoencoders.field.planes import PlaneFit
 from latentsmith.backbones.mixers import Points
 
 ALL = pytest.mark.parametrize("name", DECODERS.names())
@@ -25,22 +26,22 @@ def test_shape_and_gradients(name):
 
 
 @ALL
-def test_starts_at_the_interpolation_of_local_means(name):
+def test_starts_at_the_blend_of_planes(name):
     autoencoder = field_config(name).build()
     (where, values), asked = points(), points(9, seed=1)[0]
-    anchors, weights = autoencoder.anchors(), Points(where).weights()
-
-    def near(a, b, radius):
-        return -(a[:, :, None] - b[:, None]).square().sum(-1) / (2 * radius**2)
-
-    spacing = 2 / 2  # two tokens a side
-    logits = near(anchors.coordinates, where, 0.35 * spacing) + weights.log()[:, None]
-    means = logits.softmax(-1) @ values
-    expected = near(asked, anchors.coordinates, 0.5 * spacing).softmax(-1) @ means
+    anchors = autoencoder.anchors()
     codes = autoencoder.encode_points(where, values)
-    torch.testing.assert_close(codes[:, :3].flatten(2).mT, means)
-    torch.testing.assert_close(autoencoder.decode_at(codes, asked), expected)
-    plain = field_config(name, means=False).build()
+    planes = PlaneFit(1.0)
+    planes.reset()
+    expected = planes(anchors, Points(where), values)
+    torch.testing.assert_close(codes[:, :9].flatten(2).mT, expected)
+    v, s = expected[..., :3], expected[..., 3:].unflatten(2, (2, 3))
+    away = asked[:, :, None] - anchors.coordinates[:, None]  # two tokens a side: spacing 1
+    weights = (-away.square().sum(-1) / (2 * 0.4**2)).softmax(-1)
+    each = v[:, None] + (away[..., None] * s[:, None]).sum(3)  # [B, M, K, C]
+    decoded = autoencoder.decode_at(codes, asked)
+    torch.testing.assert_close(decoded, (weights[..., None] * each).sum(2))
+    plain = field_config(name, planes=False).build()
     assert not plain.decode_at(plain.encode_points(where, values), asked).any()
 
 

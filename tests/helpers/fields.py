@@ -9,6 +9,7 @@ from latentsmith.autoencoders.field.model import (
     FieldAutoencoderConfig,
     LatentConfig,
 )
+from latentsmith.autoencoders.field.planes import plane_numbers
 from latentsmith.backbones.mixers import MIXERS
 
 DECODER: dict[str, dict] = {
@@ -23,13 +24,14 @@ EXACT = sorted(name for name in DECODER if DECODERS[name].config.exact)
 
 
 def field_config(
-    decoder: str = "cross", *, tokens: int = 4, means: bool = True, **settings
+    decoder: str = "cross", *, tokens: int = 4, planes: bool = True, learned: int = 3, **settings
 ) -> FieldAutoencoderConfig:
-    """Of width 16, with one block on either side."""
+    """Of width 16, with one block on either side; tokens of a plane and ``learned`` numbers."""
     shape = {"resolution": 24, "lattice": 8, "width": 16, "depth": 1, "heads": 2}
+    code = plane_numbers(settings.get("channels", 3), settings.get("dims", 2)) + learned
     return FieldAutoencoderConfig(
         **(shape | settings),
-        latent=LatentConfig(tokens=tokens, channels=6, means=means),
+        latent=LatentConfig(tokens=tokens, channels=code, planes=planes),
         mixer=MIXERS["ssd"].config(curves=["hilbert"], state=4, head=8),
         decoder=DECODERS[decoder].config(depth=2, trunk=1, **DECODER[decoder]),
         fourier=FourierConfig(count=4, scale=1.0, cutoff=4.0),

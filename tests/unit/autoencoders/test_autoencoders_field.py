@@ -43,7 +43,7 @@ def test_the_code_does_not_depend_on_the_order_of_the_points():
     autoencoder, (where, values) = field_autoencoder(), points()
     order = torch.randperm(where.shape[1])
     codes = autoencoder.encode_points(where, values)
-    assert codes.shape == (2, 6, 2, 2)
+    assert codes.shape == (2, 12, 2, 2)
     again = autoencoder.encode_points(where[:, order], values[:, order])
     torch.testing.assert_close(again, codes, rtol=1e-4, atol=1e-5)
 
@@ -56,7 +56,7 @@ def test_lines_planes_and_volumes_of_any_width(decoder, dims, tokens, channels):
     autoencoder = field_autoencoder(decoder, dims=dims, tokens=tokens, channels=channels)
     given = points(30, dims=dims, channels=channels)
     codes = autoencoder.encode_points(*given)
-    assert codes.shape[:2] == (2, 6) and codes[0, 0].numel() == tokens
+    assert codes.shape[:2] == (2, channels * (1 + dims) + 3) and codes[0, 0].numel() == tokens
     assert autoencoder.decode_at(codes, points(11, dims=dims)[0]).shape == (2, 11, channels)
     assert autoencoder.decode_grid(codes, 6).shape == (2, channels, *[6] * dims)
     coarse = autoencoder.decode_grid(codes, 3, supersample=2)
@@ -80,8 +80,8 @@ def test_points_that_are_no_such_field_are_told():
 def test_settings_that_cannot_be_are_told():
     with pytest.raises(ValueError, match=r"latent.tokens is 6.*set one of 1, 4, 9"):
         field_config(tokens=6)
-    with pytest.raises(ValueError, match=r"latent.channels is 6, and 6 of a token's"):
-        field_config(channels=6)
+    with pytest.raises(ValueError, match=r"latent.channels is 9, and 9 of a token's"):
+        field_config(learned=0)
     with pytest.raises(ValueError, match="resolution 25 is no multiple of lattice 8"):
         field_config(resolution=25)
     with pytest.raises(ValueError, match="heads 3 does not divide the width 16"):
@@ -152,7 +152,7 @@ def test_an_image_is_its_lattice_of_area_means():
     assert decoded.shape == x.shape
     values = autoencoder.decode_at(codes, grid(24)).mT.unflatten(2, (24, 24))
     torch.testing.assert_close(decoded, (values + 1) / 2)
-    assert autoencoder.latent_shape(24) == autoencoder.latent_shape(8) == (6, 2, 2)
+    assert autoencoder.latent_shape(24) == autoencoder.latent_shape(8) == (12, 2, 2)
     with pytest.raises(UserError, match="side 20 are no multiple of the lattice of 8"):
         autoencoder.latent_shape(20)
     with pytest.raises(UserError, match="give it points"):
@@ -191,7 +191,7 @@ def test_training_redraws_points_and_is_a_function_of_the_step():
 
 
 def test_an_autoencoder_learns_one_field():
-    task = FieldTask(field_config(means=False).build(), DRAW)
+    task = FieldTask(field_config(planes=False).build(), DRAW)
     params = [p for o in task.objectives() for p in o.params]
     optimizer = torch.optim.Adam(params, lr=3e-3)
     ramp = grid(24).mT.unflatten(1, (24, 24))
@@ -227,7 +227,7 @@ def test_noise_on_the_code_is_for_training_only():
     config.latent.noise = 0.5
     autoencoder = config.build()
     task = FieldTask(autoencoder, DRAW)
-    codes = torch.randn(2, 6, 2, 2)
+    codes = torch.randn(2, 12, 2, 2)
     noised = task._noised(codes, context())
     assert 0.1 < float((noised - codes).std() / codes.std()) < 1.0
     config.latent.noise = 0.0

@@ -3,7 +3,8 @@
     token = linear(features(c), value, log density)       [B, N, W]
     x = x + mixer(norm(x));  x = x + mlp(norm(x))          depth times
     latents = anchors look at x, near ones more           [B, K, z]
-    (with ``means``: the first C numbers of a token are the mean of the values near it)
+    (with ``planes``: the first numbers of a token are a plane fitted to the values near it, and
+    ``value`` in the first line is joined by what the planes leave over at that point)
 
 What a point says counts by the share of the domain it stands for (its quadrature weight), so that
 the latents depend on the signal and not on where samples happen to fall together. With one token
@@ -15,8 +16,9 @@ Source: spec/4-field-autoencoder.md "Models".
 import torch
 from torch import Tensor, nn
 
-from latentsmith.autoencoders.field.features import LocalMean, Nearness
+from latentsmith.autoencoders.field.features import Nearness
 from latentsmith.autoencoders.field.neighbours import Gather, Neighbours
+from latentsmith.autoencoders.field.planes import PlaneBlend, PlaneFit, plane_numbers
 from latentsmith.backbones.blocks.attention import CrossAttention
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -26,8 +28,6 @@ from latentsmith.backbones.mixers import Mixer, MixerConfig, Points
 
 NEAREST = 8
 """Points that a token hears from by their offsets, besides attending to all."""
-MEAN_RADIUS = 0.35
-"""Of local means at the start, in distances of the tokens."""
 
 
 class Block(nn.Module):
@@ -84,7 +84,7 @@ class FieldEncoder(nn.Module):
         features: of coordinates.
         channels: numbers C of a value.
         latent: numbers z of a token.
-        means: whether the first C of them are local means of the values.
+        planes: whether the first of them are a plane fitted to the values near it.
         anchors: coordinates [K, d] of the tokens.
         spacing: distance of the anchors.
     """
@@ -96,7 +96,7 @@ class FieldEncoder(nn.Module):
         *,
         channels: int,
         latent: int,
-        means: bool,
+        planes: bool,
         anchors: int,
         spacing: float,
         width: int,
@@ -106,26 +106,29 @@ class FieldEncoder(nn.Module):
     ):
         super().__init__()
         self.features = features
-        self.into = Linear(features.width + channels + 1, width)
+        self.into = Linear(features.width + (2 if planes else 1) * channels + 1, width)
         self.blocks = nn.ModuleList(Block(width, mixer, k, mlp_ratio) for k in range(depth))
         self.at = Linear(features.width, width)
         self.pool = Pool(width, heads, anchors, spacing, mlp_ratio, features.dims)
-        self.means = LocalMean(spacing, MEAN_RADIUS) if means else None
-        self.out = Linear(width, latent - (channels if means else 0))
+        self.fit = PlaneFit(spacing) if planes else None
+        self.blend = PlaneBlend(channels, spacing) if planes else None
+        fitted = plane_numbers(channels, features.dims) if planes else 0
+        self.out = Linear(width, latent - fitted)
 
     def forward(self, points: Points, values: Tensor, anchors: Points) -> Tensor:
         """Values [B, N, C] at points, anchors [B, K, d] → raw latent tokens [B, K, z]."""
-        dtype = self.into.weight.dtype
         count = values.shape[1]
         density = (count * points.weights()).clamp_min(1e-6).log()  # 0 where points lie evenly
         told = [self.features(points.coordinates), values, density[..., None]]
+        planes = None
+        if self.fit is not None and self.blend is not None:
+            planes = self.fit(anchors, points, values)
+            told.append(values - self.blend(points, anchors, planes))
+        dtype = self.into.weight.dtype
         told = [part.to(dtype).expand(len(values), -1, -1) for part in told]
         x = self.into(torch.cat(told, dim=-1))
         for block in self.blocks:
             x = block(x, points)
         at = self.at(self.features(anchors.coordinates[0]).to(dtype))
         tokens = self.out(normalize(self.pool(x, points, at, anchors), "layer"))
-        if self.means is None:
-            return tokens
-        means = self.means(anchors, points, values, points.weights())
-        return torch.cat([means.to(tokens.dtype), tokens], dim=-1)
+        return tokens if planes is None else torch.cat([planes.to(tokens.dtype), tokens], dim=-1)

@@ -38,24 +38,25 @@ class FourierConfig:
 class Nearness(nn.Module):
     """A bias for attention between two sets of points: −|a − b|² / (2 r²), r learned by each head.
 
-    Radii start geometrically spread from ``spacing`` to 8 of it: the first heads are a local
-    average from the start (which is why a few minutes of training suffice), the last see all.
+    Radii start geometrically spread from ``first`` spacings to 8 times that: the first heads are a
+    local average from the start (so that a few minutes of training suffice), the last see all.
 
     Args:
         heads: of the attention.
         spacing: distance of the coarser set's points.
+        first: radius of the first head at the start, in spacings.
     """
 
-    def __init__(self, heads: int, spacing: float):
+    def __init__(self, heads: int, spacing: float, first: float = 1.0):
         super().__init__()
-        self.spacing = spacing
+        self.first = first * spacing
         self.log_radius = nn.Parameter(torch.empty(heads, 1))
 
     def reset(self) -> None:
         """Set the radii to their start."""
         with torch.no_grad():
             spread = torch.linspace(0, 3, len(self.log_radius)) * torch.log(torch.tensor(2.0))
-            self.log_radius.copy_((self.spacing * spread.exp()).log()[:, None])
+            self.log_radius.copy_((self.first * spread.exp()).log()[:, None])
 
     def forward(self, a: Points, b: Points) -> Tensor:
         """Points [B, N, d] and [B, L, d] → [B, heads, N, L]."""
@@ -64,30 +65,3 @@ class Nearness(nn.Module):
         )
         falls = 0.5 * torch.exp(-2 * self.log_radius)
         return -falls[:, :, None] * apart.square()[:, None]
-
-
-class LocalMean(nn.Module):
-    """Values at some points as means near others: a kernel regression with a radius that learns.
-
-    Σ w_n e^{−|a − b_n|² / 2r²} v_n / Σ w_n e^{−|a − b_n|² / 2r²}. Where a token's first numbers are
-    such means, and a decoder starts from their interpolation, a network begins where interpolation
-    ends and learns what is missing.
-
-    Args:
-        spacing: distance of the coarser set's points.
-        share: the radius at the start, as a share of it.
-    """
-
-    def __init__(self, spacing: float, share: float):
-        super().__init__()
-        self.near = Nearness(1, share * spacing)
-
-    def forward(
-        self, at: Points, points: Points, values: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        """Values [B, N, C] at ``points``, with weights [B, N] where they do not count alike →
-        [B, M, C] at ``at``, float32."""
-        logits = self.near(at, points)[:, 0]  # [B, M, N]
-        if weights is not None:
-            logits = logits + weights.clamp_min(1e-9).log()[:, None]
-        return logits.softmax(dim=-1) @ values.float()

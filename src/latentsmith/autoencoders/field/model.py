@@ -30,6 +30,7 @@ from latentsmith.autoencoders.field.decoders import DECODERS, DecoderConfig, Fie
 from latentsmith.autoencoders.field.decoders.base import DecoderShape
 from latentsmith.autoencoders.field.encoder import FieldEncoder
 from latentsmith.autoencoders.field.features import FourierConfig
+from latentsmith.autoencoders.field.planes import plane_numbers
 from latentsmith.autoencoders.field.weights import start
 from latentsmith.autoencoders.normalizer import LatentNormalizer
 from latentsmith.backbones.mixers import MIXERS, MixerConfig, Points
@@ -58,9 +59,9 @@ class LatentConfig:
     three)."""
     channels: Annotated[int, Field(gt=0)] = 32
     """Numbers of a token."""
-    means: bool = True
-    """The first numbers of a token are the mean of the values near it, and decoding starts from
-    their interpolation: a network begins where interpolation ends. false: all is learned."""
+    planes: bool = True
+    """The first numbers of a token are a plane fitted to the values near it, and decoding starts
+    from the blend of planes: a network begins where regression ends. false: all is learned."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Noise on the tokens while training, as a share of their deviation: smooths the space that
     is interpolated and generated in."""
@@ -112,10 +113,11 @@ class FieldAutoencoderConfig:
                 "field.decoder=local hears from the tokens nearest to a query, and there is one: "
                 "set latent.tokens above 1, or decoder=pointwise"
             )
-        if self.latent.means and self.latent.channels <= self.channels:
+        fitted = plane_numbers(self.channels, self.dims)
+        if self.latent.planes and self.latent.channels <= fitted:
             raise ValueError(
-                f"latent.channels is {self.latent.channels}, and {self.channels} of a token's "
-                "numbers are local means: set more, or latent.means=false"
+                f"latent.channels is {self.latent.channels}, and {fitted} of a token's numbers are "
+                "a plane: set more, or latent.planes=false"
             )
         if self.resolution % self.lattice:
             raise ValueError(
@@ -133,7 +135,7 @@ class FieldAutoencoderConfig:
         *,
         tokens: int,
         mixer: MixerConfig | None = None,
-        means: bool = False,
+        planes: bool = False,
         denoises: bool = False,
         bottleneck: int | None = None,
     ) -> DecoderShape:
@@ -146,7 +148,7 @@ class FieldAutoencoderConfig:
             channels=self.channels,
             width=self.width,
             spacing=2 / self.side,
-            means=means,
+            planes=planes,
             denoises=denoises,
             bottleneck=bottleneck,
         )
@@ -169,7 +171,7 @@ class FieldAutoencoder(Autoencoder):
             config.mixer,
             channels=config.channels,
             latent=config.latent.channels,
-            means=config.latent.means,
+            planes=config.latent.planes,
             anchors=config.latent.tokens,
             spacing=2 / config.side,
             width=config.width,
@@ -178,7 +180,7 @@ class FieldAutoencoder(Autoencoder):
             mlp_ratio=config.mlp_ratio,
         )
         self.decoder: FieldDecoder = config.decoder.build(
-            config.shape(tokens=config.latent.channels, means=config.latent.means)
+            config.shape(tokens=config.latent.channels, planes=config.latent.planes)
         )
         start(self, config.init_seed)
 

@@ -5,7 +5,7 @@
     q      = linear(features(coordinate), x_t)                                    [B, M, W]
     q      = q + gate · reader(scale, shift of norm(q); tokens)    depth times: AdaLN by c
     q      = q + gate · mlp(scale, shift of norm(q))
-    value  = linear(scale, shift of norm(q)) (+ interpolation of the tokens' local means)
+    value  = linear(scale, shift of norm(q)) (+ the tokens' planes, blended)
 
 Three of four give a value at a coordinate that does not depend on the other queries: then the
 result is a *function*, the same whatever grid it is asked on. ``joint``, the source's, is not one.
@@ -27,8 +27,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentsmith.autoencoders.field.features import LocalMean
 from latentsmith.autoencoders.field.neighbours import Neighbours
+from latentsmith.autoencoders.field.planes import PlaneBlend, plane_numbers
 from latentsmith.backbones.blocks.embedders import TimeEmbedder
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -40,10 +40,6 @@ from latentsmith.config.schema import schema
 from latentsmith.registry import Registry
 
 DECODERS = Registry("decoder", "latentsmith.autoencoders.field.decoders")
-
-
-MEAN_RADIUS = 0.5
-"""Of the interpolation of local means at the start, in distances of the tokens."""
 
 
 @dataclass
@@ -141,8 +137,8 @@ class DecoderShape:
     """Distance of the tokens, about."""
     denoises: bool = False
     """Whether queries carry noisy values x_t and a time."""
-    means: bool = False
-    """Whether the first C numbers of a token are local means, whose interpolation is added."""
+    planes: bool = False
+    """Whether the first numbers of a token are a plane; their blend is added."""
     bottleneck: int | None = None
     """Squeeze queries and tokens through so many channels after half of the blocks."""
 
@@ -171,7 +167,7 @@ class FieldDecoder(nn.Module):
             )
         self.modulation = Modulation(width, 2)
         self.head = Linear(width, shape.channels)
-        self.means = LocalMean(shape.spacing, MEAN_RADIUS) if shape.means else None
+        self.blend = PlaneBlend(shape.channels, shape.spacing) if shape.planes else None
 
     def context(self, tokens: Tensor, points: Points) -> Tensor:
         """Tokens [B, K, z] at points, seen by each other → [B, K, W]: once, however many queries
@@ -198,7 +194,7 @@ class FieldDecoder(nn.Module):
 
         Args:
             context: [B, K, W] of `context`, at ``points``.
-            raw: the tokens [B, K, z] themselves: where their local means are used.
+            raw: the tokens [B, K, z] themselves: where their planes are used.
             noisy: x_t [B, M, C], and ``t`` [B] in [0, 1]: in decoders that denoise.
         """
         q = self.from_query(self._told(queries, noisy, context.dtype))
@@ -212,10 +208,11 @@ class FieldDecoder(nn.Module):
             q, tokens = block(q, tokens, scene, c)
         shift, scale = self.modulation.vectors(c)
         values = self.head(modulate(normalize(q, "layer"), shift, scale)).float()
-        if self.means is None:
+        if self.blend is None:
             return values
         assert raw is not None
-        return values + self.means(queries, points, raw[..., : self.shape.channels])
+        planes = raw[..., : plane_numbers(self.shape.channels, self.features.dims)]
+        return values + self.blend(queries, points, planes)
 
     def _told(self, queries: Points, noisy: Tensor | None, dtype: torch.dtype) -> Tensor:
         parts = [self.features(queries.coordinates)]
