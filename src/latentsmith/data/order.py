@@ -47,6 +47,42 @@ def order(n: int, seed: int, start: int, count: int, *, shuffle: bool = True) ->
     return torch.cat(parts)
 
 
+@lru_cache(maxsize=4)
+def _windowed(n: int, seed: int, epoch: int, block: int, blocks: int) -> Tensor:
+    rng = generator(seed, "windowed order", n, block, blocks, epoch)
+    turns = torch.randperm(-(-n // block), generator=rng)
+    parts = []
+    for some in turns.split(blocks):
+        rows = torch.cat([torch.arange(b * block, min((b + 1) * block, n)) for b in some.tolist()])
+        parts.append(rows[torch.randperm(len(rows), generator=rng)])
+    return torch.cat(parts)
+
+
+def windowed_order(n: int, seed: int, start: int, count: int, *, block: int, blocks: int) -> Tensor:
+    """As `order`, for samples that come in blocks too many to hold at once: an epoch takes them in
+    random order, a few at a time, and shuffles within these.
+
+    Args:
+        block: samples of a block (of a shard).
+        blocks: how many are mixed; with all of them this is a full shuffle.
+
+    Returns:
+        int64 [count].
+    """
+    if n < 1 or start < 0 or count < 0 or block < 1 or blocks < 1:
+        raise ValueError(
+            "windowed_order() needs n, block, blocks >= 1, start, count >= 0: "
+            f"{n}, {block}, {blocks}, {start}, {count}"
+        )
+    parts = []
+    while count > 0:
+        epoch, at = divmod(start, n)
+        part = _windowed(n, seed, epoch, block, blocks)[at : at + count]
+        parts.append(part)
+        start, count = start + len(part), count - len(part)
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+
 def rank_slice(count: int, rank: int, world_size: int) -> slice:
     """The contiguous part of a global batch of ``count`` samples that ``rank`` works on.
 

@@ -133,12 +133,18 @@ class FeatureStore(Protocol):
 
 
 def open_store(path: Path | str) -> FeatureStore:
-    """The store in a folder, whatever its backend.
+    """The store in a folder, whatever its backend, or at a URL (``s3://…``), see
+    `latentsmith.stores.remote`.
 
     Raises:
         UserError: nothing there, not finished (naming how many shards are missing and the command
             that goes on), or a damaged manifest.
     """
     from latentsmith.stores.open import open_folder
+    from latentsmith.stores.remote.place import is_url
 
+    if is_url(path):
+        from latentsmith.stores.remote.store import RemoteStore
+
+        return RemoteStore(str(path))
     return open_folder(Path(path))

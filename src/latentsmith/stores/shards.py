@@ -43,6 +43,7 @@ class ShardStore:
         path: its folder.
 
     Attributes:
+        local: whether its files lie on this machine, to be mapped at once.
         layout: how rows are cut into shards.
         statistics: field → `latentsmith.stores.statistics.Statistics`.
         stated, checksums: what manifest, keys and shards must hash to; `verify_store` looks.
@@ -50,6 +51,8 @@ class ShardStore:
     Raises:
         UserError: not finished, damaged, or a shard is missing.
     """
+
+    local = True
 
     def __init__(self, path: Path | str):
         self.path = Path(path)

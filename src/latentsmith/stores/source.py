@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentsmith.data.order import order, rank_slice
+from latentsmith.data.order import order, rank_slice, windowed_order
 from latentsmith.errors import UserError
 from latentsmith.stores.base import FeatureStore
 from latentsmith.stores.joined import Joined, JoinedReader, Read
@@ -35,6 +35,9 @@ class StoreBatches:
         shuffle: with False, epochs run through the rows in order.
         columns: tensors [N, …] with a row for each row of the first store (labels).
         read: how to read, see `Read`.
+        window: mix only so many shards of the first store at a time (see `windowed_order`). By
+            default all, or, of a store that lies elsewhere and is larger than its room on this
+            disk, what fits in half of that.
         depth, threads, pin, copy: of the ring. By default no threads where all that is read is
             kept in memory anyway: a thread would only cost.
 
@@ -56,6 +59,7 @@ class StoreBatches:
         fields: Sequence[str] | None = None,
         rows: Mapping[str, Tensor] | None = None,
         read: Read = "auto",
+        window: int | None = None,
         depth: int = DEPTH,
         threads: int | None = None,
         pin: bool | None = None,
@@ -74,6 +78,7 @@ class StoreBatches:
         if threads is None:
             threads = THREADS if self.joined.total_bytes > IN_MEMORY else 0
         self.read: Read = read
+        self.window = _window(self.joined.first) if window is None else window
         self._ring = {"depth": depth, "threads": threads, "pin": pin, "copy": copy}
 
     def _check_columns(self) -> None:
@@ -97,6 +102,7 @@ class StoreBatches:
             **self.joined.fingerprint(),
             "seed": self.seed,
             "shuffle": self.shuffle,
+            **({} if self.window is None else {"window": self.window}),
             "columns": state_digest(self.columns) if self.columns else None,
         }
 
@@ -117,7 +123,14 @@ class StoreBatches:
         rows = self.joined.readable
         for first in itertools.count(start, self.batch_size):
             low, count = first + part.start, part.stop - part.start
-            yield rows[order(len(rows), self.seed, low, count, shuffle=self.shuffle)]
+            yield rows[self._order(len(rows), low, count)]
+
+    def _order(self, n: int, low: int, count: int) -> Tensor:
+        if self.window is None or not self.shuffle:
+            return order(n, self.seed, low, count, shuffle=self.shuffle)
+        first: Any = self.joined.first
+        block = first.layout.rows_per_shard
+        return windowed_order(n, self.seed, low, count, block=block, blocks=self.window)
 
     def _once(self) -> Iterator[Tensor]:
         for batch in self.joined.readable.split(self.batch_size):
@@ -134,3 +147,15 @@ class StoreBatches:
                 for name, column in self.columns.items():
                     batch[name] = torch.index_select(column, 0, batch["index"])
                 yield batch
+
+
+def _window(store: FeatureStore) -> int | None:
+    """Shards to mix of a store that does not fit on this disk; None for all others."""
+    room = getattr(store, "room", None)  # of a `RemoteStore`
+    if room is None:
+        return None
+    remote: Any = store
+    shard = max(remote.shard_bytes)
+    if sum(remote.shard_bytes) <= room:
+        return None
+    return max(room // 2 // shard, 1)

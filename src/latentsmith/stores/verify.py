@@ -24,6 +24,7 @@ from latentsmith.stores.layout import (
 )
 from latentsmith.stores.lmdb import LmdbStore
 from latentsmith.stores.quantize import OFFSET, SCALE, dequantize
+from latentsmith.stores.remote.place import is_url
 from latentsmith.stores.shards import ShardStore
 from latentsmith.stores.statistics import not_finite, vectors
 from latentsmith.utils.digest import state_digest
@@ -82,11 +83,13 @@ def verify_store(
     """
     if isinstance(store, Path | str):
         path = Path(store)
-        if not path.exists():
+        if not is_url(store) and not path.exists():
             raise UserError(f"no store at {path}: no such folder")
         try:
-            opened = cast(ShardStore | LmdbStore, open_store(path))
+            opened = cast(ShardStore | LmdbStore, open_store(store))
         except UserError as error:
+            if is_url(store):
+                raise
             return Verification(path, problems=[str(error)], damaged=_incomplete(path))
     else:
         opened = store
