@@ -1,6 +1,7 @@
 """Filling a store by batches."""
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,18 @@ class Writer(Protocol):
         """Shards this rank still owes."""
         ...
 
+    def take(self, shard: int) -> bool:
+        """Whether this process now makes a shard; False where another does, or did."""
+        ...
+
+    def take_over(self) -> int | None:
+        """A shard of another rank that nobody makes, now taken."""
+        ...
+
+    def renew(self) -> None:
+        """A sign of life to other ranks."""
+        ...
+
     def positions(self, shard: int) -> range:
         """Row numbers of a shard."""
         ...
@@ -84,7 +97,8 @@ def build_store(
     progress: Progress | None = None,
     backend: Backend = "shards",
 ) -> bool:
-    """Compute and write this rank's missing shards. A shard is written while the next is computed.
+    """Compute and write missing shards: this rank's, then those that others have not begun. A shard
+    is written while the next is computed.
 
     Ranks of a process group all call this, and return when the store is finished; one rank's
     UserError is raised on all. Without a process group (an array of jobs that share a disk) each
@@ -107,6 +121,7 @@ def build_store(
 
         if is_finished(Path(path), manifest, keys):
             return True
+    check_place(Path(path))
     team = _Team(Path(path), rank, world_size)
     with team.step():
         writer = _writer_of(backend)(
@@ -135,6 +150,27 @@ def _writer_of(backend: Backend) -> Callable[..., Writer]:
     from latentsmith.stores.lmdb_writer import LmdbWriter
 
     return LmdbWriter
+
+
+OWN_NAMES = re.compile(
+    r"\..*|claim(-\d+)?\.json|manifest\.json|keys\.safetensors|shard-.*|failed-\d+"
+    r"|(data|lock)\.mdb"
+)
+"""What may lie in the folder of a store that is just begun."""
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError for a place where a store would be mixed with other things."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and a store is a folder: give another place")
+    begun = (path / "claim.json").is_file() or (path / "data.mdb").is_file()
+    if not path.is_dir() or begun:
+        return
+    strange = sorted(file.name for file in path.iterdir() if not OWN_NAMES.fullmatch(file.name))
+    if strange:
+        raise UserError(
+            f"{path} is no store and not empty (it holds {strange[0]}): give a new or empty folder"
+        )
 
 
 class _Team:
@@ -195,18 +231,16 @@ def _check_room(writer: Writer) -> None:
 
 
 def _fill(writer: Writer, compute: Compute, batch_size: int, progress: Progress | None) -> None:
-    missing = writer.missing()
-    rows = [torch.tensor(writer.positions(shard), dtype=torch.int64) for shard in missing]
-    owed = sum(len(r) for r in rows)
-    plan = getattr(compute, "plan", None)
-    if plan is not None and missing:
-        plan([batch for r in rows for batch in r.split(batch_size)])
-    done, written = 0, None
+    own = writer.missing()
+    owed, done, written = sum(len(writer.positions(shard)) for shard in own), 0, None
     with _told(writer, owed, progress) as tell, ThreadPoolExecutor(1) as thread:
-        for shard, own in zip(missing, rows, strict=True):
-            values, unreadable = _buffers(writer, len(own)), {}
-            for batch in own.split(batch_size):
-                _put(values, batch, int(own[0]), compute(batch), unreadable)
+        for shard, batches in _taken(writer, own, compute, batch_size):
+            if shard not in own:
+                owed += len(writer.positions(shard))
+            values, unreadable = _buffers(writer, len(writer.positions(shard))), {}
+            for batch in batches:
+                _put(values, batch, writer.positions(shard).start, compute(batch), unreadable)
+                writer.renew()
                 done += len(batch)
                 tell(done, owed)
             if written is not None:
@@ -214,6 +248,32 @@ def _fill(writer: Writer, compute: Compute, batch_size: int, progress: Progress 
             written = thread.submit(writer.write, shard, values, unreadable)
         if written is not None:
             written.result()
+
+
+def _taken(
+    writer: Writer, own: list[int], compute: Compute, batch_size: int
+) -> Iterator[tuple[int, Sequence[Tensor]]]:
+    """Shards that this process is to make, and their rows in batches, as they are taken: its own,
+    then those of others. ``compute`` is told ahead what it will be asked for."""
+    plan = getattr(compute, "plan", None)
+    batches = {
+        shard: torch.tensor(writer.positions(shard), dtype=torch.int64).split(batch_size)
+        for shard in own
+    }
+    told = False
+    for shard in own:
+        if not writer.take(shard):
+            told = False  # another was faster: what follows is told anew
+            continue
+        if plan is not None and not told:
+            plan([batch for s in own if s >= shard for batch in batches[s]])
+            told = True
+        yield shard, batches[shard]
+    while (other := writer.take_over()) is not None:
+        rows = torch.tensor(writer.positions(other), dtype=torch.int64).split(batch_size)
+        if plan is not None:
+            plan(list(rows))
+        yield other, rows
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from latentsmith.errors import UserError
 from latentsmith.stores.base import StoreManifest
 from latentsmith.stores.encode import Encoded, encode
 from latentsmith.stores.keys import KeyTable
-from latentsmith.stores.layout import Layout, parts, row_bytes
+from latentsmith.stores.layout import Layout, parts, row_bytes, seal
 from latentsmith.stores.lmdb import CLAIM, KEYS, MANIFEST, OWN, LmdbStore, chunk_key, suffix_of
-from latentsmith.stores.lmdb_env import writable
+from latentsmith.stores.lmdb_env import damage_is_told, writable
 from latentsmith.stores.rows import as_bytes
 from latentsmith.stores.writer import FULL_DISK, joined, refuse_others
 from latentsmith.utils.digest import state_digest
@@ -129,7 +129,8 @@ class LmdbWriter:
             blob = safetensors.torch.save(self.keys.arrays)
             self._put([(CLAIM, json.dumps(wanted).encode()), (KEYS, blob)])
             return wanted
-        claim = json.loads(there)
+        with damage_is_told(self.path):
+            claim = json.loads(there)
         refuse_others(self.path, wanted, claim)
         return claim
 
@@ -151,7 +152,10 @@ class LmdbWriter:
     def _sidecar(self, shard: int) -> dict[str, Any] | None:
         with self._env.begin() as txn:
             found = txn.get(chunk_key(shard))
-        return None if found is None else json.loads(found)
+        try:
+            return None if found is None else json.loads(found)
+        except ValueError:  # damaged: the chunk is made again
+            return None
 
     def absent(self) -> list[int]:
         """Chunks that are missing."""
@@ -203,9 +207,20 @@ class LmdbWriter:
         final = joined(self._claim, self.manifest, known)
         final["shards"] = [{"checksum": sidecar["checksum"]} for sidecar in known]
         with full_disk_is_told(self.path, FULL_DISK):
-            self._put([(MANIFEST, json.dumps(final).encode())])
+            self._put([(MANIFEST, json.dumps(seal(final)).encode())])
         self.close()
         return True
+
+    def take(self, shard: int) -> bool:
+        """True: there is no other writer."""
+        return True
+
+    def take_over(self) -> None:
+        """Nothing: there is no other writer."""
+        return
+
+    def renew(self) -> None:
+        """Nobody waits for a sign of life."""
 
     def close(self) -> None:
         """Let go of the file, which nobody else in this process can open meanwhile."""

@@ -2,8 +2,8 @@
 
 A shard is written aside, fsynced and renamed; then its sidecar in the same way. A shard counts
 once its sidecar stands, so what a killed writer leaves behind is a set of whole shards and a list
-of missing ones. There is no lock and no shared state: rank r of W owns shards r, r + W, …, and
-whoever goes on later may be of another number of ranks.
+of missing ones. Rank r of W begins with shards r, r + W, … and then takes over what others have not
+begun (`latentsmith.stores.leases`); whoever goes on later may be of another number of ranks.
 """
 
 import json
@@ -26,9 +26,11 @@ from latentsmith.stores.layout import (
     Layout,
     committed,
     read_json,
+    seal,
     shard_file,
     sidecar_file,
 )
+from latentsmith.stores.leases import Leases
 from latentsmith.stores.statistics import join
 from latentsmith.utils.compare import differences
 from latentsmith.utils.digest import state_digest
@@ -91,6 +93,7 @@ class ShardWriter:
         with full_disk_is_told(self.path, FULL_DISK):
             self._claim = self._make_claim(wanted)
         self.layout = Layout(manifest.count, self._claim["rows_per_shard"])
+        self.leases = Leases(self.path, alone=world_size == 1)
         own = [f(self.path, s).name for s in self.owned() for f in (shard_file, sidecar_file)]
         shared = [f"claim-{rank}.json", *([CLAIM, KEYS, MANIFEST] if rank == 0 else [])]
         remove_abandoned(self.path, {*own, *shared})
@@ -132,6 +135,23 @@ class ShardWriter:
         """Shards this rank still owes."""
         return [shard for shard in self.owned() if committed(self.path, shard) is None]
 
+    def take(self, shard: int) -> bool:
+        """Whether this process now makes a shard: it is missing, and nobody else does."""
+        if not self.leases.take(shard):
+            return False
+        if committed(self.path, shard) is not None:  # meanwhile
+            self.leases.release(shard)
+            return False
+        return True
+
+    def take_over(self) -> int | None:
+        """A shard of another rank that nobody makes, now taken; None when there is none left.
+
+        The last first: its owner comes from the other end.
+        """
+        others = [s for s in reversed(self.absent()) if s not in self.owned()]
+        return next((shard for shard in others if self.take(shard)), None)
+
     def absent(self) -> list[int]:
         """Shards that are missing, of any rank."""
         return [s for s in range(self.layout.shards) if committed(self.path, s) is None]
@@ -157,8 +177,6 @@ class ShardWriter:
             UserError: NaN, infinity, or a number too large for how it is stored (the sample is
                 named); the disk is full.
         """
-        if shard not in self.owned():
-            raise ValueError(f"shard {shard} is not of rank {self.rank} of {self.world_size}")
         rows = self.positions(shard)
         encoded = encode(self.manifest, self.keys, rows, values, unreadable or {})
         file = shard_file(self.path, shard)
@@ -174,9 +192,15 @@ class ShardWriter:
                 "statistics": encoded.statistics,
             }
             write_json(sidecar_file(self.path, shard), sidecar)
+        self.leases.release(shard)
+
+    def renew(self) -> None:
+        """A sign of life to other ranks, between batches."""
+        self.leases.renew()
 
     def close(self) -> None:
-        """Nothing is held open between calls."""
+        """Give up shards that were begun."""
+        self.leases.close()
 
     def finish(self) -> bool:
         """Join all ranks' shards: write the final manifest.
@@ -192,6 +216,7 @@ class ShardWriter:
             self._write_keys()
             if _read(self.path / MANIFEST) != final:
                 write_json(self.path / MANIFEST, final)
+        self.leases.clear()
         return True
 
     def _write_keys(self) -> None:
@@ -201,9 +226,8 @@ class ShardWriter:
                 save_file(self.keys.arrays, tmp)
 
     def _final(self, shards: list[dict[str, Any]]) -> dict[str, Any]:
-        return joined(self._claim, self.manifest, shards) | {
-            "shards": [{k: shard[k] for k in ("bytes", "checksum")} for shard in shards],
-        }
+        own = [{k: shard[k] for k in ("bytes", "checksum")} for shard in shards]
+        return seal(joined(self._claim, self.manifest, shards) | {"shards": own})
 
 
 def refuse_others(path: Path, wanted: dict[str, Any], there: dict[str, Any]) -> None:

@@ -18,9 +18,9 @@ from latentsmith.stores.latents import latent_contents
 COUNT, PER_SHARD = 23, 4
 
 
-def contents(model: str):
+def contents(model: str, count: int = COUNT):
     noise = torch.Generator().manual_seed(5)
-    images = torch.randint(0, 256, (COUNT, 3, 16, 16), dtype=torch.uint8, generator=noise)
+    images = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=noise)
     data = MemoryDataset(images, name="noise/train")
     autoencoder = KLAutoencoderConfig(source=model).build()
     return latent_contents(
@@ -41,6 +41,8 @@ def work(rank: int, world_size: int, folder: str) -> dict[str, object]:
     ranks = {"rank": rank, "world_size": world_size, "rows_per_shard": PER_SHARD}
     store = fill(Path(folder) / "store", made, batch_size=3, **ranks)
     found = {"rows": asked, "first": store.gather(torch.tensor([0, COUNT - 1]))["latent"]}
+    few = fill(Path(folder) / "few", contents(f"{folder}/model", 1), **ranks)
+    found["few"] = few.gather(torch.tensor([0]))["latent"]
     try:  # one rank fails: all are told why
         if rank == 0:
             noted = compute
@@ -64,11 +66,12 @@ def outcome(tmp_path_factory):
     return folder, run_ranks(work, 2, str(folder))
 
 
-def test_each_computes_its_own_rows_once(outcome):
-    _, (one, two) = outcome
-    assert sorted(one["rows"] + two["rows"]) == list(range(COUNT))
-    assert one["rows"][:5] == [0, 1, 2, 3, 8]
-    assert two["rows"][:5] == [4, 5, 6, 7, 12]
+def test_every_row_is_computed_once_and_every_shard_by_one(outcome):
+    _, results = outcome
+    rows = [found["rows"] for found in results]
+    assert sorted(rows[0] + rows[1]) == list(range(COUNT))
+    shards = [{row // PER_SHARD for row in some} for some in rows]
+    assert not shards[0] & shards[1]
 
 
 def test_the_store_is_the_one_a_single_process_makes(outcome, tmp_path):
@@ -79,6 +82,12 @@ def test_the_store_is_the_one_a_single_process_makes(outcome, tmp_path):
     assert torch.equal(alone.gather(rows)["latent"], together.gather(rows)["latent"])
     assert alone.manifest == together.manifest
     assert torch.equal(results[0]["first"], results[1]["first"])
+
+
+def test_more_processes_than_samples(outcome):
+    """One has nothing to do, and both get the store."""
+    _, results = outcome
+    assert torch.equal(results[0]["few"], results[1]["few"]) and len(results[0]["few"]) == 1
 
 
 def test_an_error_of_one_is_raised_on_both(outcome):
