@@ -3,7 +3,9 @@
     tokens [B, L], latent [B, D] or [B, K0, D], t_text [B], t_lat [B]
         → logits of tokens [M, V], of M positions asked for;  the latent's prediction, its shape
 
-Text is a stream of L tokens with rotary places; a latent is a stream of K tokens (each of its K0
+Text is a stream of L tokens with rotary and learned places: rotary ones alone tell tokens apart by
+how far they are from each other, and a text that is all masked must ask the latent, which has no
+places, for its first word and its last. A latent is a stream of K tokens (each of its K0
 vectors through one linear map to K of width W): one token alone would be a bottleneck. Blocks are
 `latentsmith.backbones.blocks.joint`; no stream is dropped before the end, since both are read.
 
@@ -261,6 +263,7 @@ class MMDiT(TextLatentNet):
         width, depth, heads, tokens = config.shape()
         dimension, count = latent_shape[-1], math.prod(latent_shape[:-1])
         self.embedding = TokenEmbedding(vocabulary, width)
+        self.text_places = nn.Parameter(torch.empty(length, width))
         self.latent_in = Linear(dimension, tokens * width)
         self.places = nn.Parameter(torch.empty(count * tokens, width)) if count > 1 else None
         self.text_time, self.latent_time = TwoTimes(width), TwoTimes(width)
@@ -286,6 +289,8 @@ class MMDiT(TextLatentNet):
         the latents' mean."""
         if "modulation" in name or name in ("text_head.dense.weight", "latent_head.linear.weight"):
             return 0.0
+        if name == "text_places":
+            return 1.0  # as large as a token's embedding on its way in
         if name in ("embedding.weight", "places"):
             return self.config.shape()[0] ** -0.5
         return 0.02 if "_time." in name else None
@@ -304,6 +309,7 @@ class MMDiT(TextLatentNet):
         """See `TextLatentNet.forward`. Raises UserError for shapes it was not built for."""
         self._check(tokens, latents, positions, latent)
         text, x = self.embedding(tokens), self._tokens(latents)
+        text = text + self.text_places[: text.shape[1]]
         c_text, c_lat = self.text_time(t_text, t_lat), self.latent_time(t_text, t_lat)
         rope = self.rope()[:, : text.shape[1]]
         if seen is not None:

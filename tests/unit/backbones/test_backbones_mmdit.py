@@ -131,6 +131,49 @@ def test_text_tokens_and_native_latent_vectors_have_places():
     assert (net(tokens.flip(1), latents, *times).latent - before.latent).abs().max() > 1e-4
 
 
+@SHARES
+def test_learned_places_are_added_to_embeddings(share):
+    """One vector at every place is what the mask's embedding plus that vector is; other vectors at
+    other places are not."""
+    net = network(share)
+    parts = [net] if share != "none" else [net.text_net, net.latent_net]
+    _, latents, *times = inputs()
+    masks, more = torch.full((3, L), MASK), torch.randn(L, 24, generator=rng(5))
+
+    def seen():
+        out = net(masks, latents, *times, positions=EVERY)
+        return out.logits[:, :MASK], out.latent
+
+    with torch.no_grad():
+        before = seen()
+        for part in parts:
+            part.text_places += more[0]
+        shifted = seen()
+        for part in parts:
+            part.text_places -= more[0]
+            part.embedding.weight[MASK] += more[0] / 24**0.5
+        for a, b, c in zip(shifted, seen(), before, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            assert (a - c).abs().max() > 1e-3
+        for part in parts:
+            part.embedding.weight[MASK] -= more[0] / 24**0.5
+            part.text_places += more
+        for a, b in zip(shifted, seen(), strict=True):
+            assert (a - b).abs().max() > 1e-3
+    out = net(masks, latents, *times, positions=EVERY)
+    (out.logits.square().mean() + out.latent.square().mean()).backward()
+    assert all(part.text_places.grad.any(1).all() for part in parts)
+
+
+def test_learned_places_start_as_large_as_embeddings():
+    """Else one of the two is not heard at first."""
+    net = MMDiTConfig(size="tiny").build(500, 32, (D,))
+    places, tokens = net.text_places, net.embedding(torch.arange(500))
+    assert places.shape == (32, 96)
+    assert places.std().item() == pytest.approx(tokens.std().item(), rel=0.05)
+    assert net.side("text_places") == "text"
+
+
 def test_places_that_are_not_there_are_not_seen():
     net, (tokens, *rest) = network(), inputs()
     seen = torch.arange(L) < torch.tensor([[3], [5], [8]])

@@ -170,6 +170,20 @@ class TestNormalizer:
         )
         assert z.T.cov().sub(torch.eye(norm.dim)).abs().max() < 1e-3
 
+    @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+    def test_whitening_by_a_power_raises_weak_axes_by_it(self, power):
+        x = self.data()
+        norm = VectorNormalizerConfig(kind="pca_whiten", energy=1, power=power).fit(x)
+        z = norm.normalize(x)
+        assert norm.check(x) == pytest.approx(1, rel=1e-6)
+        torch.testing.assert_close(norm.denormalize(z), x)
+        deviations = np.linalg.svd((x - x.mean(0)).numpy(), compute_uv=False)
+        wanted = (deviations / deviations[0]) ** (1 - power)
+        np.testing.assert_allclose(z.std(0) / z[:, 0].std(), wanted, rtol=1e-6)
+        if power == 0:  # what global does, turned
+            turned = VectorNormalizerConfig().fit(x).normalize(x)
+            torch.testing.assert_close(z @ z.T, turned @ turned.T)
+
     @pytest.mark.parametrize("kind", ["per_dim", "robust", "pca_whiten"])
     def test_dead_dimensions_are_dropped_and_come_back_as_they_were(self, kind):
         x = self.data()

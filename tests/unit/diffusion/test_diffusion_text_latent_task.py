@@ -260,6 +260,10 @@ def test_save_and_load(tmp_path):
     (tmp_path / "text_latent.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="missing or damaged"):
         load_model(tmp_path)
+    settings = tmp_path / "text_latent.json"
+    settings.write_text(settings.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UserError, match="is of format 1, and this version of latentsmith reads 2"):
+        load_model(tmp_path)
     shared = model(network("full"))
     save_model(shared, tmp_path / "shared")
     assert torch.equal(

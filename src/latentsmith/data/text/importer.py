@@ -36,6 +36,7 @@ from latentsmith.errors import UserError, nearest
 from latentsmith.stores.base import Stored
 from latentsmith.stores.build import Progress
 from latentsmith.stores.contents import checked, fill
+from latentsmith.utils.files import leads_out
 from latentsmith.utils.lock import alone
 
 
@@ -47,6 +48,9 @@ class ImportConfig:
     """JSON or JSON lines, read one after another."""
     root: Path | None = None
     """Folder that latent paths are relative to. None: that of the JSON file."""
+    outside: bool = False
+    """Latent paths may also lead out of that folder, absolute or by ``..``: for files of your
+    own."""
     text: str = "text"
     """Key of the text; null or missing: a latent without text."""
     latent: str = "latent_path"
@@ -139,6 +143,11 @@ def _rows(config: ImportConfig, file: Path) -> Iterator[_Row]:
                 raise UserError(f"{where}: {key!r} holds {part!r}, not a text")
         if text is not None and not text.strip():
             raise UserError(f"{where}: the text is empty")
+        if latent is not None and leads_out(latent) and not config.outside:
+            raise UserError(
+                f"{where}: {latent} lies outside {root}: name latents relative to a folder that "
+                "holds them all (root=FOLDER), or set outside=true if you trust the file"
+            )
         cleaned = None if text is None else " ".join(text.split())
         yield _Row(cleaned, None if latent is None else root / latent, where)
 

@@ -5,7 +5,9 @@
     global      m the mean, s one number, B = 1      angles between centered vectors stay (default)
     per_dim     m, s of each dimension; B drops dimensions that never vary (MiniLM has 3 of 384)
     robust      median and interquartile range (0.7413 IQR = σ of a normal), as per_dim
-    pca_whiten  B the leading principal axes, s their deviations
+    pca_whiten  B the leading principal axes, s their deviations to the power p: at p = 1 all axes
+                are equally strong; between 0 (as they are, turned) and 1, weak axes are raised
+                and stay weaker than strong ones
 
 Every kind promises mean |z|² / D' near 1 on the data it was fitted on, which is what noise of unit
 variance is compared with; `VectorNormalizer.check` looks, wherever latents are loaded. Statistics
@@ -47,6 +49,9 @@ class VectorNormalizerConfig:
     interquartile range; pca_whiten: principal axes, each with unit variance."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.99
     """``pca_whiten``: axes kept until they hold this share of the variance; the rest is lost."""
+    power: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """``pca_whiten``: axes are divided by their deviation to this power. 1: all are equal; 0.5 lets
+    a network hear weak axes without making their noise as loud as strong axes."""
     unit: bool = False
     """Bring what `denormalize` gives back to length 1: for encoders of unit vectors."""
 
@@ -59,23 +64,23 @@ class VectorNormalizerConfig:
         check_finite(x, "latents")
         rows = x.detach().flatten(0, -2).double().cpu()
         check_count(len(rows), 2, "a normalizer of latents", "vectors")
-        mean, basis, scale = _FITS[self.kind](rows, self.energy)
+        mean, basis, scale = _FITS[self.kind](rows, self)
         return VectorNormalizer(mean, basis, scale, self.kind, encoder_digest, self.unit)
 
 
-def _global(x: Tensor, energy: float) -> tuple[Tensor, Tensor | None, Tensor]:
+def _global(x: Tensor, config: VectorNormalizerConfig) -> tuple[Tensor, Tensor | None, Tensor]:
     mean = x.mean(0)
     scale = (x - mean).square().mean().sqrt()
     _live(scale[None])
     return mean, None, scale.expand(x.shape[1]).clone()
 
 
-def _per_dim(x: Tensor, energy: float) -> tuple[Tensor, Tensor | None, Tensor]:
+def _per_dim(x: Tensor, config: VectorNormalizerConfig) -> tuple[Tensor, Tensor | None, Tensor]:
     mean = x.mean(0)
     return mean, *_kept((x - mean).square().mean(0).sqrt())
 
 
-def _robust(x: Tensor, energy: float) -> tuple[Tensor, Tensor | None, Tensor]:
+def _robust(x: Tensor, config: VectorNormalizerConfig) -> tuple[Tensor, Tensor | None, Tensor]:
     q = torch.quantile if len(x) * x.shape[1] < 1 << 24 else _column_quantile
     low, median, high = q(x, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype), dim=0)
     return median, *_kept(0.7413 * (high - low))
@@ -86,7 +91,7 @@ def _column_quantile(x: Tensor, at: Tensor, dim: int) -> Tensor:
     return torch.stack([column.quantile(at) for column in x.unbind(1)], dim=1)
 
 
-def _pca(x: Tensor, energy: float) -> tuple[Tensor, Tensor | None, Tensor]:
+def _pca(x: Tensor, config: VectorNormalizerConfig) -> tuple[Tensor, Tensor | None, Tensor]:
     mean = x.mean(0)
     centered = x - mean
     values, axes = torch.linalg.eigh(centered.T @ centered / len(x))
@@ -94,11 +99,15 @@ def _pca(x: Tensor, energy: float) -> tuple[Tensor, Tensor | None, Tensor]:
     _live(values[:1].sqrt())
     share = values.cumsum(0) / values.sum()
     # rounding may keep the last share below 1
-    count = min(int((share < energy - 1e-12).sum()) + 1, int((values > 1e-12 * values[0]).sum()))
+    count = min(
+        int((share < config.energy - 1e-12).sum()) + 1, int((values > 1e-12 * values[0]).sum())
+    )
     axes = axes[:, :count]
     # the sign of an eigenvector is the library's choice; this one is not
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    return mean, axes * largest.sign(), values[:count].sqrt()
+    deviation = values[:count].sqrt()
+    left = (deviation ** (1 - config.power)).square().mean().sqrt()  # of each axis, on average
+    return mean, axes * largest.sign(), deviation**config.power * left
 
 
 def _kept(scale: Tensor) -> tuple[Tensor | None, Tensor]:

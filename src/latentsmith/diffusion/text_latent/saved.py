@@ -16,7 +16,8 @@ from latentsmith.utils.files import atomic_path, write_json
 
 SETTINGS = "text_latent.json"
 WEIGHTS = "text_latent.safetensors"
-FORMAT = 1
+FORMAT = 2
+"""2: text tokens have learned places."""
 
 
 def save_model(model: TextLatentModel, folder: Path | str) -> None:

@@ -28,6 +28,8 @@ from latentsmith.utils.counter import Counter
 
 PSEUDO = "pseudo_latents"
 """Column of a control's latents in training batches."""
+FEW = 128
+"""Held-out rows that a training looks at, at least: of a small batch, most of the loss is luck."""
 
 
 class Inputs:
@@ -147,8 +149,8 @@ class Inputs:
         )  # fmt: skip
 
     def few(self, count: int) -> Batch:
-        """The first held-out rows as a training batch."""
-        return self.val.batch(torch.arange(min(count, len(self.val))))
+        """The first held-out rows as a training batch: ``count`` of them, or `FEW` if more."""
+        return self.val.batch(torch.arange(min(max(count, FEW), len(self.val))))
 
     @cached_property
     def reference(self) -> LatentReference:

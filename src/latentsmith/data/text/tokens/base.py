@@ -156,9 +156,10 @@ class Tokenizer:
         ids = np.full((len(split), self.length), fill, dtype=np.int64)
         for row, pieces in enumerate(split):
             if len(pieces) >= self.length:
+                shown = self.splitter.join(pieces[: self.length])
                 raise UserError(
                     f"text {row} has {len(pieces)} pieces and one EOS, more than the "
-                    f"{self.length} positions of tokens.length: {self.splitter.join(pieces)!r}"
+                    f"{self.length} positions of tokens.length: '{shown[:100]} …'"
                 )
             ids[row, : len(pieces)] = [self._ids.get(piece, UNK_ID) for piece in pieces]
             ids[row, len(pieces)] = EOS_ID
