@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from latentsmith.config.schema import schema
 from latentsmith.data.base import DATASETS, DatasetConfig
+from latentsmith.errors import UserError
 from latentsmith.registry import OneOf, Registry
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
+    from latentsmith.planning.stage import RecipePlan
     from latentsmith.training.team import Team
 
 RECIPES = Registry("recipe", "latentsmith.recipes")
@@ -58,6 +60,11 @@ class RecipeConfig:
         """The stages ``latentsmith run`` goes through, in order; ``latentsmith train
         recipe.stage`` runs one."""
         raise TypeError(f"{type(self).__name__} has no stages()")
+
+    def plan(self) -> "RecipePlan":
+        """What is trained, computed once and stored, to be counted without running it. For
+        ``latentsmith plan``. Raises UserError for recipes that train nothing."""
+        raise UserError(f"the recipe {self.kind} trains nothing, so there is nothing to plan")
 
     def dry_run(self, run: "Run") -> None:
         """Build everything on the meta device, check shapes and stores, train nothing."""

@@ -8,10 +8,11 @@ key of 32 bits, where Skilling's loop takes some 200 operations.
 """
 
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 from torch import Tensor
+
+from latentsmith.utils.constant import constant
 
 BITS_AT_ONCE = {2: 8, 3: 4}
 """Most bits of each axis in one look-up, by dimensions: tables of 2 MB and 400 KB."""
@@ -44,7 +45,7 @@ def hilbert_keys(cells: Tensor, bits: int) -> Tensor:
     return keys
 
 
-@cache
+@constant
 def _table(dims: int, step: int, device: torch.device) -> Tensor:
     """int64 [states * 2^(d step)]: (next state << d step) | key, at (state, axis 0's bits, …)."""
     keys, states = _automaton(dims)

@@ -13,12 +13,12 @@ two devices differ; what is left rounds once per operation, as IEEE says.
 """
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from latentsmith.errors import UserError
+from latentsmith.utils.constant import constant
 from latentsmith.utils.seeding import generator
 
 TURN = 1 << 16
@@ -103,7 +103,7 @@ def _whole(weights: Tensor) -> Tensor:
     return (weights.double().clamp(-LARGEST, LARGEST) * UNIT).round()
 
 
-@cache
+@constant
 def _cosines(device: torch.device) -> Tensor:
     """cos of k / TURN turns, times `UNIT`, rounded: float32 [TURN]. Exact: below 2^24."""
     turns = torch.arange(TURN, dtype=torch.float64) / TURN

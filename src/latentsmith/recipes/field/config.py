@@ -24,6 +24,7 @@ from latentsmith.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
+    from latentsmith.planning.stage import RecipePlan
 
 Flow = Literal["values", "mamba_flow", "minimal_bottleneck"]
 FLOWS: tuple[Flow, ...] = ("values", "mamba_flow", "minimal_bottleneck")
@@ -186,6 +187,12 @@ class FieldConfig(RecipeConfig):
         from latentsmith.recipes.field.sweep import write
 
         write(folders, out)
+
+    def plan(self) -> "RecipePlan":
+        """See `RecipeConfig.plan`."""
+        from latentsmith.recipes.field.plan import plan
+
+        return plan(self)
 
     def dry_run(self, run: "Run") -> None:
         """Shapes, parameter counts and FLOPs, on the meta device."""

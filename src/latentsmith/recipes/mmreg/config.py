@@ -21,6 +21,7 @@ from latentsmith.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
+    from latentsmith.planning.stage import RecipePlan
 
 TRAINED_REFERENCE = "encoder"
 """Name of the reference space given by ``encoder=…``; the others have names of the user's."""
@@ -159,6 +160,12 @@ class MMRegConfig(RecipeConfig):
         from latentsmith.recipes.mmreg.sweep import write
 
         write(folders, out)
+
+    def plan(self) -> "RecipePlan":
+        """See `RecipeConfig.plan`."""
+        from latentsmith.recipes.mmreg.plan import plan
+
+        return plan(self)
 
     def dry_run(self, run: "Run") -> None:
         """Shapes, parameter counts and batches at full size, on the meta device."""

@@ -26,6 +26,7 @@ from latentsmith.utils.needs import Need, hub_weights
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
+    from latentsmith.planning.stage import RecipePlan
 
 Arm = Literal["vae", "rae", "svae", "psvae"]
 ARMS: tuple[Arm, ...] = ("vae", "rae", "svae", "psvae")
@@ -172,6 +173,12 @@ class PSVAEConfig(RecipeConfig):
         from latentsmith.recipes.psvae.sweep import write
 
         write(folders, out)
+
+    def plan(self) -> "RecipePlan":
+        """See `RecipeConfig.plan`."""
+        from latentsmith.recipes.psvae.plan import plan
+
+        return plan(self)
 
     def dry_run(self, run: "Run") -> None:
         """Shapes, parameter counts, FLOPs and sizes of the caches, on the meta device."""

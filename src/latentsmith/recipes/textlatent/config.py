@@ -24,6 +24,7 @@ from latentsmith.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
+    from latentsmith.planning.stage import RecipePlan
 
 Arm = Literal["base", "cycles"]
 
@@ -162,6 +163,12 @@ class TextLatentRecipe(RecipeConfig):
         from latentsmith.recipes.textlatent.sweep import write
 
         write(folders, out)
+
+    def plan(self) -> "RecipePlan":
+        """See `RecipeConfig.plan`."""
+        from latentsmith.recipes.textlatent.plan import plan
+
+        return plan(self)
 
     def dry_run(self, run: "Run") -> None:
         """Shapes, parameter counts, FLOPs, disk, on the meta device."""

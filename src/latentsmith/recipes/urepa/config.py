@@ -27,6 +27,7 @@ from latentsmith.utils.needs import Need, hub_weights
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
+    from latentsmith.planning.stage import RecipePlan
 
 
 @schema
@@ -223,6 +224,12 @@ class UREPAConfig(RecipeConfig):
         from latentsmith.recipes.urepa.sweep import write
 
         write(folders, out)
+
+    def plan(self) -> "RecipePlan":
+        """See `RecipeConfig.plan`."""
+        from latentsmith.recipes.urepa.plan import plan
+
+        return plan(self)
 
     def dry_run(self, run: "Run") -> None:
         """Shapes, parameter counts, FLOPs and sizes of the caches, on the meta device."""

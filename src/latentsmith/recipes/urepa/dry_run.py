@@ -1,23 +1,18 @@
 """What a run would be, found out without weights, data or training: on the meta device."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from latentsmith.autoencoders.kl import SCRATCH
 from latentsmith.autoencoders.normalizer import LatentNormalizer
 from latentsmith.autoencoders.on_meta import on_meta
-from latentsmith.backbones.sd_unet import SDUNetConfig
-from latentsmith.backbones.unet_lora import add_lora
 from latentsmith.backbones.unet_network import SDUNet
-from latentsmith.backbones.unet_shapes import SHAPES
-from latentsmith.backbones.unet_source import place_of
 from latentsmith.config.run import Run
 from latentsmith.diffusion.task import DiffusionTask
 from latentsmith.errors import UserError
 from latentsmith.recipes.urepa.config import UREPAConfig
+from latentsmith.recipes.urepa.on_meta import network_on_meta
 from latentsmith.stores.base import FieldSpec
 from latentsmith.stores.layout import row_bytes
 from latentsmith.training.plan import length
@@ -41,7 +36,7 @@ def dry_run(cfg: UREPAConfig, run: Run) -> None:
         )
     shape = autoencoder.latent_shape(cfg.transform.resolution)
     (width, grid), unknown = _teacher(cfg)
-    network, assumed = _network(cfg, shape)
+    network, assumed = network_on_meta(cfg, shape)
     task = DiffusionTask(
         network,
         cfg.diffusion.of(network, aligned=True),
@@ -118,37 +113,6 @@ def _condition(network: SDUNet, text: Tensor) -> dict[str, Tensor]:
         found["pooled"] = torch.empty(1, network.conditions.pooled, device="meta")
         found["time_ids"] = torch.empty(1, 6, device="meta")
     return found
-
-
-def _network(cfg: UREPAConfig, shape: tuple[int, int, int]) -> tuple[SDUNet, str]:
-    """The U-Net without memory, with what trains of it."""
-    config = cfg.unet if cfg.pretrain is None else cfg.pretrain.unet
-    entries, assumed = dict(config.unet), ""
-    kind = config.shape
-    if cfg.pretrain is None:
-        entries, assumed = _published(config)
-    scratch = SDUNetConfig(
-        source=SCRATCH, adapt="full", shape=kind, unet=entries, text_length=config.text_length
-    )
-    with torch.device("meta"):
-        network = scratch.build(shape)
-        if cfg.unet.adapt == "lora":
-            add_lora(network.unet, cfg.unet.lora, 0)
-    if cfg.unet.adapt == "none":
-        network.unet.requires_grad_(False)
-    return network, assumed
-
-
-def _published(config: SDUNetConfig) -> tuple[dict[str, Any], str]:
-    """A published U-Net's config; Stable Diffusion 1.5's where it is not at hand."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    place = place_of(config.source, config.subfolder)
-    try:
-        found: Any = UNet2DConditionModel.load_config(config.source, subfolder=place or None)
-    except (OSError, ValueError):
-        return dict(SHAPES["sd15"]), " (not at hand here; Stable Diffusion 1.5's shape assumed)"
-    return {k: v for k, v in found.items() if not k.startswith("_")}, ""
 
 
 def _teacher(cfg: UREPAConfig) -> tuple[tuple[int, tuple[int, int]], str]:
