@@ -2,6 +2,8 @@
 # make demo-full  the same, and on to Stage C: what diffusion gains (goes on after `make demo`)
 # make test       install, check format, lint and types, run the tests
 # make setup      only install (everything, for development)
+# make audit      compare the pinned versions with the known vulnerabilities (asks the network)
+# make site       the documentation as a site, in build/site; a dead link is an error
 # make lint type bench docs clean
 
 SHELL := /bin/bash
@@ -16,7 +18,7 @@ CODE := src tests benchmarks docs
 # processes are many times slower than one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo demo-full test setup lint type bench docs clean
+.PHONY: demo demo-full test setup lint type bench docs site audit clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -40,10 +42,20 @@ type: $(VENV)/.dev
 bench: $(VENV)/.dev
 	for file in benchmarks/*.py; do echo "== $$file"; $(ONE_THREAD) $(BIN)/python "$$file"; done
 
-# No docs engine: pages are Markdown. This writes docs/reference/ from the code and checks links
-# and the commands shown in all pages.
+# Pages are Markdown, read where they lie. This writes docs/reference/ from the code and checks links
+# and the commands shown in all pages; `site` makes a site of them.
 docs: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python docs/build.py
+
+site: $(VENV)/.dev
+	$(BIN)/python docs/make_site.py build/site
+
+# In an environment of its own: pip-audit is no dependency of anything here. It asks a database on
+# the network, so it is not part of `make test`.
+audit:
+	test -x .audit/bin/pip-audit || $(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet pip-audit
+	.audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 # torch goes first and alone: left to the resolver beside other packages, pip may pick a build
 # with gigabytes of CUDA libraries.
@@ -62,5 +74,5 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	touch $@ $(VENV)/.core
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .audit build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """Write docs/reference/ from the code, and check what the pages say.
 
-There is no docs engine: pages are Markdown, read where they lie. This keeps them honest:
+Pages are Markdown, read where they lie (`make_site.py` makes a site of them). This keeps them
+honest:
 
 * ``docs/reference/`` (settings of every recipe, components, command line) is generated;
 * relative links must lead somewhere, headings included;
@@ -27,7 +28,7 @@ from typing import Any
 
 from latentsmith.cli import main as command_line
 from latentsmith.cli import verbs
-from latentsmith.cli._main import Parser, parse
+from latentsmith.cli._main import Parser, add_verb, parse
 from latentsmith.config import help as settings
 from latentsmith.config.compose import compose, nodes_of, outline
 from latentsmith.errors import UserError
@@ -96,7 +97,7 @@ def _command_line() -> str:
     parser = Parser(prog="latentsmith")
     subparsers = parser.add_subparsers()
     for verb in verbs():
-        importlib.import_module(f"latentsmith.cli.{verb}").add(subparsers)
+        add_verb(verb, subparsers)
     for verb in verbs():
         parts += _verb(subparsers.choices[verb], "##")
     return NOTE + "\n".join(parts)
@@ -181,7 +182,7 @@ def _try_command(words: list[str]) -> None:
         return
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         args = parse(words)
-        if words[0] == "run" and not args.help_settings:
+        if words[0] in ("run", "plan", "launch") and not getattr(args, "help_settings", False):
             compose(args.recipe, args.overrides)
         elif words[0] == "train":
             compose(args.stage.partition(".")[0], args.overrides)

@@ -3,7 +3,8 @@
 A component is a config dataclass with ``kind: Literal["name"]`` and a ``build()`` method, put in
 its family's package under ``@FAMILY.register(...)``. The registry imports every module of that
 package on first use, so nothing else needs to be edited for the component to be listed, composed
-from the command line (``encoder=name``) and run by the family's contract tests.
+from the command line (``encoder=name``) and run by the family's contract tests. Components from
+outside the package come with plug-ins (`latentsmith.plugins`).
 """
 
 import importlib
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from latentsmith import plugins
 from latentsmith.errors import UserError, nearest
 
 C = TypeVar("C", bound=type)
@@ -47,8 +49,9 @@ class Registry:
 
         def add(config: C) -> C:
             known = self._entries.get(name)
-            if known is not None and known.config.__qualname__ != config.__qualname__:
-                raise ValueError(f"{self.family} {name!r} is registered twice")
+            if known is not None and _place(known.config) != _place(config):
+                both = f"{known.config.__module__} and {config.__module__}"
+                raise ValueError(f"{self.family} {name!r} is registered twice: by {both}")
             self._entries[name] = Entry(name, config, help)
             return config
 
@@ -61,6 +64,7 @@ class Registry:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
+        plugins.load()
 
     def __iter__(self) -> Iterator[Entry]:
         self._load()
@@ -84,6 +88,11 @@ class Registry:
         if len(configs) == 1:
             return configs[0]
         return Annotated[Union[configs], Field(discriminator="kind")]  # noqa: UP007
+
+
+def _place(config: type) -> tuple[str, str]:
+    """What stays the same when a module is loaded again."""
+    return config.__module__, config.__qualname__
 
 
 class OneOf:

@@ -166,7 +166,7 @@ def test_prepare_zip_names_unreadable_images_up_to_a_share(data, tmp_path):
         (["fetch", "image_folder"], "folder: required and not given; add folder=VALUE"),
         (["fetch", "image_folder", "folder=/nowhere"], "image folder /nowhere does not exist"),
         (["fetch", "shapes", "resolution=4"], "resolution: should be greater than or equal to 16"),
-        (["prepare", "digits", "--out", "x", "--resolution", "0"], "must be at least 1"),
+        (["prepare", "digits", "--out", "x", "--resolution", "0"], "is between 1 and 16,384"),
         ([*PREPARE, "--count", "0"], "--count 0: at least 1 image is needed"),
         ([*ZIP, "--max-bad", "5"], "--max-bad 5: a share is between 0 and 1 (0.01 is 1 %)"),
         ([*PREPARE, "--max-bad", "0.1"], "--max-bad belongs to --format zip; this is png"),

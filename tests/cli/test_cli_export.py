@@ -44,7 +44,7 @@ def test_an_autoencoder_that_is_elsewhere_is_given(here, capsys):
 MISTAKES = [
     (
         "nowhere --out exported",
-        "nowhere holds no generator: it has no generator.json",
+        "there is no folder nowhere. Give a run, or the folder of a generator that was saved",
     ),
     (
         "source/generator --model generator-baseline --out exported",

@@ -3,13 +3,14 @@
 import pytest
 
 from latentsmith.cli import doctor, main
-from latentsmith.cli.doctor import Finding, needs_of
+from latentsmith.cli.doctor import Finding
 from latentsmith.data.base import DATASETS
 from latentsmith.encoders.base import ENCODERS
+from latentsmith.errors import UserError
 from latentsmith.losses.base import LOSSES
 from latentsmith.metrics.registry import METRICS
 from latentsmith.recipes.base import RECIPES
-from latentsmith.utils.needs import Need, hub_weights, package
+from latentsmith.utils.needs import Need, hub_weights, needs_of, package
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,44 @@ def test_list_alone_shows_all_kinds(capsys):
     out = capsys.readouterr().out
     for title in ("recipes:", "presets:", "encoders:", "losses:", "datasets:", "metrics:"):
         assert f"{title}\n" in out
+
+
+def listed(capsys, *words: str) -> str:
+    assert main(["list", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_wildcards_name_kinds_or_things(capsys):
+    assert listed(capsys, "loss*") == listed(capsys, "losses")
+    out = listed(capsys, "enc*")
+    assert [line.split()[0] for line in out.splitlines()] == ENCODERS.names()
+    assert listed(capsys, "*dino*").splitlines()[0] == "encoders:"
+    names = [line.split()[0] for line in listed(capsys, "losses", "s*").splitlines()]
+    assert names == ["si_huber", "spearman"]
+    assert listed(capsys, "losses", "pearson").startswith("pearson ")
+
+
+def test_search_looks_at_names_and_help(capsys):
+    out = listed(capsys, "--search", "COSINE token")
+    assert out.startswith("presets:\n") and "metrics:\n  token_cosine" in out
+    assert "losses:" not in out
+    out = listed(capsys, "settings", "measure", "--search", "square")
+    assert "transform.resolution=" in out and "seed=" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--search", "no such thing"], "nothing fits 'no such thing'"),
+        (["losses", "pearsn"], "nothing called 'pearsn' to list. Did you mean 'pearson'"),
+        (["losses", "zz*"], "nothing fits 'losses' and 'zz*'"),
+        (["lossez"], "nothing called 'lossez' to list. Did you mean 'losses'"),
+        (["settings", "measure", "--search", "zz"], "no setting of measure fits 'zz'"),
+    ],
+)
+def test_what_is_not_there_is_said(capsys, words, told):
+    assert main(["list", *words]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_list_settings(toy, capsys):
@@ -76,6 +115,23 @@ def test_doctor_knows_the_torchvision_trap(monkeypatch):
     assert finding.state == "bad"
     assert "torchvision does not fit this torch (operator missing)" in finding.text
     assert "pip uninstall torchvision" in finding.text
+
+
+def test_doctor_lists_plugins_and_what_keeps_one_out(monkeypatch):
+    from latentsmith import plugins
+
+    problems = iter([UserError("the plug-in bad cannot be imported: mend it")])
+
+    def load():
+        for problem in problems:  # the first time only, as the real one
+            raise problem
+        return [plugins.Plugin("good", "good-losses 1.0", None)]
+
+    monkeypatch.setattr(plugins, "load", load)
+    assert list(doctor.plugins()) == [
+        Finding("bad", "the plug-in bad cannot be imported: mend it"),
+        Finding("ok", "good (good-losses 1.0)"),
+    ]
 
 
 def test_doctor_asks_every_recipe_and_choice(toy, monkeypatch):

@@ -154,7 +154,9 @@ def test_mistakes_are_told(model, files, tmp_path, capsys):
     out = ["--out", str(tmp_path / "x")]
     assert "either --points FILE" in mistake(capsys, "encode", model, *out)
     assert "no field 'text'" in mistake(capsys, "encode", model, "--texts", texts, *out)
-    assert "no .npy file of numbers" in mistake(capsys, "invert", model, "--latents", texts)
+    assert "is not a readable .npy file of numbers" in mistake(
+        capsys, "invert", model, "--latents", texts
+    )
     assert "--top-p 2.0" in mistake(capsys, "invert", model, "--latents", latents, "--top-p", "2")
     words = ["--candidates", "2", "--temperature", "0"]
     told = mistake(capsys, "invert", model, "--latents", latents, *words)

@@ -234,9 +234,9 @@ def g():
     assert list(undocumented(ast.parse(source), "m")) == ["m.A.silent", "m.f"]
 
 
-HOSTS = {"download.pytorch.org"}
-"""Named to users in messages that say where to get weights. Code itself opens no address: data and
-weights come through libraries (the hub's, apt's)."""
+HOSTS = {"download.pytorch.org", "bucket"}
+"""Named to users in messages that say where to get weights, and in examples. Code itself opens no
+address but a user's own: data and weights come through libraries (the hub's, apt's, fsspec's)."""
 MACHINE_PATHS = re.compile(r"(?<![\w.~])/(home|root|tmp|work|mnt|opt|Users|workspace)(/|\b)")
 URL = re.compile(r"(?:https?|ftp|s3|gs)://([\w.-]+)")
 

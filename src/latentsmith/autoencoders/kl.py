@@ -18,6 +18,7 @@ from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.files import atomic_folder
 from latentsmith.utils.needs import Need, hub_weights
+from latentsmith.utils.weights import UNREADABLE, diffusers_is_quiet, reason
 
 log = logging.getLogger(__name__)
 
@@ -125,15 +126,16 @@ class KLAutoencoderConfig:
         where = f"{self.source}/{self.subfolder}" if self.subfolder else self.source
         try:
             load: Any = AutoencoderKL.from_pretrained  # typed without output_loading_info
-            model, info = load(
-                self.source,
-                subfolder=self.subfolder,
-                torch_dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
+            with diffusers_is_quiet():
+                model, info = load(
+                    self.source,
+                    subfolder=self.subfolder,
+                    torch_dtype=torch.float32,
+                    output_loading_info=True,
+                )
+        except UNREADABLE as error:
             raise UserError(
-                f"cannot load the autoencoder {where!r}: {str(error).splitlines()[0].rstrip('.')}."
+                f"cannot load the autoencoder {where!r}: {reason(error)}."
                 " Give a hub id with network access (or already in the Hugging Face cache with "
                 "HF_HUB_OFFLINE=1), a folder that AutoencoderKL.save_pretrained wrote "
                 "(subfolder: vae for a whole pipeline), or source=scratch"

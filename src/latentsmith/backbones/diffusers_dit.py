@@ -9,6 +9,7 @@ from torch import Tensor
 from latentsmith.backbones.dit import DiT, DiTConfig
 from latentsmith.backbones.export import fill
 from latentsmith.errors import UserError
+from latentsmith.utils.weights import UNREADABLE, diffusers_is_quiet, reason
 
 FIXED = {
     "activation_fn": "gelu-approximate",
@@ -62,11 +63,11 @@ def _load(source: str | Path) -> Any:
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
     try:
-        return DiTTransformer2DModel.from_pretrained(str(source))
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        with diffusers_is_quiet():
+            return DiTTransformer2DModel.from_pretrained(str(source))
+    except UNREADABLE as error:
         raise UserError(
-            f"cannot load {str(source)!r} as a DiTTransformer2DModel: {reason}"
+            f"cannot load {str(source)!r} as a DiTTransformer2DModel: {reason(error)}"
         ) from error
 
 

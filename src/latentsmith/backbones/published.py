@@ -10,15 +10,12 @@ differs between its users is the meaning of time and output, with our t = 0 data
 
 import argparse
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from latentsmith.backbones.blocks.positions import sincos_2d
@@ -32,6 +29,7 @@ from latentsmith.backbones.dit import (
 )
 from latentsmith.backbones.export import check_state, fill
 from latentsmith.errors import UserError
+from latentsmith.utils.weights import read_tensors
 
 Layout = Literal["dit", "sit", "repa"]
 State = dict[str, Tensor]
@@ -89,17 +87,8 @@ def load_published(
 
 def read_state(path: Path, weights: Literal["ema", "model"] = "ema") -> State:
     """The tensors in a .pt or .safetensors file; nothing in it is executed."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # training checkpoints of SiT and REPA hold their command line, a harmless class
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no checkpoint of tensors alone: {reason}") from error
+    # training checkpoints of SiT and REPA hold their command line, a harmless class
+    held = read_tensors(path, known=[argparse.Namespace])
     if isinstance(held, dict) and ("ema" in held or "model" in held):
         if weights not in held:
             raise UserError(f"{path} holds {sorted(held)}, no {weights!r}: choose weights")

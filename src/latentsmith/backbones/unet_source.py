@@ -8,6 +8,7 @@ from torch import nn
 
 from latentsmith.diffusion.scheduler import FILE_NAME, SchedulerFacts, read_scheduler
 from latentsmith.errors import UserError
+from latentsmith.utils.weights import UNREADABLE, diffusers_is_quiet, reason
 
 CLASS = "UNet2DConditionModel"
 
@@ -47,15 +48,15 @@ def load_unet(source: str, subfolder: str | None = None) -> Any:
         if found != CLASS:
             raise UserError(f"{where!r} holds a {found}, this backbone needs a {CLASS}. {GET_IT}")
         load: Any = UNet2DConditionModel.from_pretrained  # typed without output_loading_info
-        unet, info = load(
-            source,
-            subfolder=place or None,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"cannot load the U-Net {where!r}: {first}. {GET_IT}") from error
+        with diffusers_is_quiet():
+            unet, info = load(
+                source,
+                subfolder=place or None,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except UNREADABLE as error:
+        raise UserError(f"cannot load the U-Net {where!r}: {reason(error)}. {GET_IT}") from error
     missing = info["missing_keys"] + [str(key) for key in info["mismatched_keys"]]
     if missing:  # diffusers fills them with random numbers and a warning
         raise UserError(

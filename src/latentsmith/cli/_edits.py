@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import crop_of_run, generator_of_run, is_run
+from latentsmith.cli._models import crop_of_run, generator_of_run, is_run, kept
 from latentsmith.cli._pipeline import add_settings, carry_out
 from latentsmith.cli._texts import quoted
 
@@ -51,6 +51,7 @@ def carry_out_verb(
         if f"guidance={guidance}" not in of_run:
             inherited = [word for word in inherited if word not in of_run]
             inherited.append(f"guidance={guidance}")
+    inherited = kept(inherited, args.overrides)
     images = ",".join(quoted(path) for path in args.image or [])
     args.overrides += [*([f"images=[{images}]"] if images else []), *options]
     given = {word.partition("=")[0] for word in args.overrides}

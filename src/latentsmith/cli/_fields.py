@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentsmith.cli._models import is_run, model_of_run
+from latentsmith.cli._pipeline import seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ def add_points(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
     parser.add_argument(
         "--inputs", type=int, metavar="N", help="of an image: lattice points that are given (all)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of an image: which points")
+    parser.add_argument("--seed", type=seed, default=0, help="of an image: which points")
 
 
 def add_asked(parser: argparse.ArgumentParser) -> None:

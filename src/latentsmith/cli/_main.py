@@ -5,6 +5,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+import re
 import shlex
 import sys
 from typing import Any, NoReturn
@@ -14,9 +15,10 @@ from latentsmith.errors import UserError, nearest
 
 PACKAGE = "latentsmith.cli"
 ORDER = [
-    "run", "train", "sweep", "sample", "edit", "variation", "inpaint", "interpolate", "encode",
-    "decode", "reconstruct", "invert", "roundtrip", "infill", "measure",
-    "export", "cache", "report", "list", "data", "doctor",
+    "run", "train", "sweep", "plan", "launch", "sample", "edit", "variation", "inpaint",
+    "interpolate", "encode", "decode", "reconstruct", "invert", "roundtrip", "infill", "measure",
+    "export", "cache", "report", "runs", "clean", "list", "data", "new-recipe", "completion",
+    "doctor",
 ]  # fmt: skip
 """How ``--help`` lists the verbs; others follow."""
 
@@ -28,6 +30,13 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """As argparse's, which calls words that need not be there (``*``) required all the same,
+        unless they have a default."""
+        if kwargs.get("nargs") == "*":
+            kwargs.setdefault("default", [])
+        return super().add_argument(*args, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         """Raises UserError with the usage line."""
         raise UserError(f"{message}\n{self.format_usage().strip()}")
@@ -36,8 +45,14 @@ class Parser(argparse.ArgumentParser):
 def verbs() -> list[str]:
     """Names of all verbs."""
     package = importlib.import_module(PACKAGE)
-    names = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+    modules = (m.name for m in pkgutil.iter_modules(package.__path__))
+    names = [name.replace("_", "-") for name in modules if not name.startswith("_")]
     return sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+
+
+def add_verb(name: str, subparsers: Any) -> None:
+    """Add a verb's parser; the module of ``new-recipe`` is ``new_recipe``."""
+    importlib.import_module(f"{PACKAGE}.{name.replace('-', '_')}").add(subparsers)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,6 +79,28 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `latentsmith list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError, RuntimeError) as error:
+        message = None if debug else _mistake(error)
+        if message is None:
+            raise
+        print(f"latentsmith: {message} (--debug shows where this happened)", file=sys.stderr)
+        return 2
+
+
+def _mistake(error: Exception) -> str | None:
+    """A sentence on what nobody foresaw, where it comes from a path or a size the user gave; None
+    for what is a fault of the program."""
+    from latentsmith.utils.files import told
+
+    if isinstance(error, OSError):
+        return told(error)
+    text = str(error)
+    # torch on the CPU raises a plain RuntimeError
+    if not isinstance(error, MemoryError) and "allocate memory" not in text:
+        return None
+    wanted = re.search(r"allocate (\d+) bytes", text)
+    size = f" ({int(wanted[1]) / 1e9:,.0f} GB at once)" if wanted else ""
+    return f"more memory is needed than this machine has{size}: give a smaller size or batch"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -83,7 +120,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name in known if verb is None else [verb]:
-        importlib.import_module(f"{PACKAGE}.{name}").add(subparsers)
+        add_verb(name, subparsers)
     args, rest = parser.parse_known_args(argv)
     _take_rest(args, rest, subparsers.choices[verb] if verb else parser)
     return args

@@ -103,6 +103,19 @@ def _left(path: Path, stage: str | None, key: str, hint: str) -> tuple[Any, dict
     return found[stage], to_dict(run.config), stage
 
 
+def kept(inherited: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The words of a run that the user's own leave standing: with ``data=digits`` nothing of the
+    dataset the run was trained on holds any more."""
+    kinds = {key: value for key, _, value in (word.partition("=") for word in inherited)}
+    other = [
+        key
+        for key, _, value in (word.partition("=") for word in given)
+        if key in kinds and "." not in key and kinds[key] != value
+    ]
+    parts = tuple(f"{key}{sign}" for key in other for sign in "=.")
+    return [word for word in inherited if not word.startswith(parts)]
+
+
 def words_of(section: str, values: dict[str, Any]) -> list[str]:
     """A config section as overrides: the choice first, then its settings."""
     words = [f"{section}={values['kind']}"] if "kind" in values else []

@@ -1,14 +1,17 @@
 """What the verbs that carry out a recipe share: arguments, and going through stages."""
 
 import argparse
+import contextlib
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from latentsmith.config.run import Run
-    from latentsmith.recipes.base import Stage
+    from latentsmith.recipes.base import RecipeConfig, Stage
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +27,28 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="run folder (default: runs/RECIPE/SCALE, with the other settings appended)",
     )
+    parser.add_argument("--name", metavar="NAME", help="short for --out runs/RECIPE/NAME")
     parser.add_argument(
         "--fresh", action="store_true", help="start anew; an existing run is moved aside"
     )
+
+
+def out_of(args: argparse.Namespace, recipe: str) -> Path | None:
+    """The run's folder where the line says it: ``--out``, or ``--name`` among the recipe's runs.
+    Raises UserError for both, and for what no folder can be called."""
+    from latentsmith.config.run import ROOT, folder_name
+    from latentsmith.errors import UserError
+
+    if args.name is None:
+        return args.out
+    if args.out is not None:
+        raise UserError("give --out FOLDER or --name NAME, not both")
+    if not args.name.strip(".") or folder_name([args.name]) != args.name:
+        raise UserError(
+            f"--name {args.name}: a name is made of letters, digits and . _ - + = @ , and is at "
+            "most 120 letters long; a path goes with --out"
+        )
+    return ROOT / recipe / args.name
 
 
 def add_settings(parser: argparse.ArgumentParser, recipe: str) -> None:
@@ -51,6 +73,14 @@ def add_until(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def seed(text: str) -> int:
+    """The type of ``--seed``: what generators take."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text}: a seed is between 0 and 2^63 - 1")
+    return value
+
+
 def up_to(stages: "list[Stage]", until: str | None) -> "list[Stage]":
     """The stages through ``until`` and those that close what is there by then; all without it.
     Raises UserError."""
@@ -66,6 +96,18 @@ def up_to(stages: "list[Stage]", until: str | None) -> "list[Stage]":
     return [s for n, s in enumerate(stages) if n <= last or s.closing in reached]
 
 
+def check_needs(config: "RecipeConfig") -> None:
+    """Raises UserError for what a whole run will lack for sure: what its last stage needs shows
+    before its first has trained. Weights that the hub may still give are not asked for."""
+    from latentsmith.errors import UserError
+    from latentsmith.utils.needs import needs_of
+
+    lacking = {need.what: need for need in needs_of(config) if need.ok is False and not need.later}
+    if lacking:
+        told = "\n".join(f"  {need.what}: {need.how}" for need in lacking.values())
+        raise UserError(f"the recipe {config.kind} needs what is not there:\n{told}")
+
+
 def prepare() -> None:
     """Set the process up for training."""
     from latentsmith.utils.memory import keep_heap
@@ -79,15 +121,41 @@ def prepare() -> None:
 
 def go_through(run: "Run", stages: "list[Stage]") -> None:
     """Run the stages in order; each resumes or skips what is done."""
+
+    from latentsmith.utils.cache import used_by
+
     for n, stage in enumerate(stages, 1):
         state = " (done before)" if run.stage_done(stage.name) else ""
         log.info("[%d/%d] %s: %s%s", n, len(stages), stage.name, stage.help, state)
         started = time.monotonic()
         try:
-            stage.run(run)
+            with memory_is_told(run, stage.name), used_by(run.path):
+                stage.run(run)
         finally:
             run.let_go()
         log.info("[%d/%d] %s: %s", n, len(stages), stage.name, clock(time.monotonic() - started))
+
+
+@contextlib.contextmanager
+def memory_is_told(run: "Run", stage: str) -> "Iterator[None]":
+    """Raises UserError for memory that runs out inside: of a training with the planner's word."""
+    from latentsmith.errors import UserError
+    from latentsmith.training.exhausted import OutOfMemory, is_exhausted
+
+    try:
+        yield
+    except OutOfMemory as error:
+        from latentsmith.cli._memory import advised
+
+        raise advised(error, run.config, stage, run.overrides) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+        first = (str(error).splitlines() or ["MemoryError"])[0]
+        raise UserError(
+            f"stage {stage}: out of memory ({first}). Lower the batch size it works with, such as "
+            "evaluate.batch_size or caches.batch_size; the same command goes on from here"
+        ) from error
 
 
 def carry_out(recipe: str, words: list[str], name: str, args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentsmith.cli._models import is_run, model_of_run
+from latentsmith.cli._pipeline import seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ def add_text_verb(subparsers: Any, name: str, text: str, examples: str) -> argpa
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="written, JSON lines (default: printed)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (0)")
     return parser
 
 
@@ -93,7 +94,9 @@ def decoding(args: argparse.Namespace, usual: float = 0.0) -> "TextSamplerConfig
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][-1]).replace("_", "-")
-        raise UserError(f"--{option} {first['input']}: {first['msg']}") from error
+        raise UserError(
+            f"--{option} {first['input']}: {first['msg'].removeprefix('Input ')}"
+        ) from error
 
 
 def translator_of(source: str, stage: str | None) -> "Translator":
@@ -151,15 +154,13 @@ def latents_of(file: Path) -> "Tensor":
     import torch
 
     from latentsmith.errors import UserError
+    from latentsmith.utils.arrays import read_array
 
-    try:
-        values = np.load(file.expanduser(), allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"cannot read latents from {file}: {error}") from error
-    except ValueError as error:  # what NumPy says of it is about pickles
-        raise UserError(f"{file} is no .npy file of numbers") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+    values = read_array(file)
+    if values.dtype.kind != "f":
         raise UserError(f"{file} holds no latents: an array of floats is needed, saved as .npy")
+    if not np.isfinite(values).all():
+        raise UserError(f"{file} holds NaN or infinity: leave such latents out")
     return torch.from_numpy(values.astype(np.float32))
 
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import is_run, model_of_run
+from latentsmith.cli._models import is_run, kept, model_of_run
 from latentsmith.cli._pipeline import prepare
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ examples:
   latentsmith cache text text_encoder=minilm data=shapes
   latentsmith cache text text_encoder=clip_text data=digits --template 'a photo of a {}'
   latentsmith cache verify STORE
+  latentsmith cache copy STORE s3://bucket/latents
   torchrun --nproc-per-node 8 -m latentsmith cache latents MODEL data=DATASET
 """
 MAKES = {
@@ -42,11 +43,11 @@ def add(subparsers: Any) -> None:
         _add_make(verbs, what)
     text = "read every byte: complete, undamaged, finite, of the stated norms; 1 when not"
     verify = verbs.add_parser("verify", help=text, description=text)
-    verify.add_argument("stores", nargs="+", type=Path, metavar="STORE")
+    verify.add_argument("stores", nargs="+", type=_place, metavar="STORE")
     verify.set_defaults(run=run_verify)
     text = "print what a store holds, what made it, and its first samples"
     inspect = verbs.add_parser("inspect", help=text, description=text)
-    inspect.add_argument("store", type=Path, metavar="STORE")
+    inspect.add_argument("store", type=_place, metavar="STORE")
     inspect.set_defaults(run=run_inspect)
     text = "copy a store into the other format"
     convert = verbs.add_parser("convert", help=text, description=text)
@@ -54,6 +55,18 @@ def add(subparsers: Any) -> None:
     convert.add_argument("out", type=Path, metavar="OUT")
     convert.add_argument("--to", choices=("lmdb", "shards"), required=True)
     convert.set_defaults(run=run_convert)
+    text = "copy a store between folders and URLs (s3://, gs://, hf://, …); it goes on if stopped"
+    copy = verbs.add_parser("copy", help=text, description=text)
+    copy.add_argument("store", metavar="STORE")
+    copy.add_argument("out", metavar="OUT")
+    copy.set_defaults(run=run_copy)
+
+
+def _place(text: str) -> Path | str:
+    """A folder, or a URL as it is."""
+    from latentsmith.stores.remote.place import is_url
+
+    return text if is_url(text) else Path(text)
 
 
 def _add_make(verbs: Any, what: str) -> None:
@@ -113,7 +126,7 @@ def _words(args: argparse.Namespace) -> list[str]:
         return [*words, f"autoencoder.source={json.dumps(args.source)}"]
     sections = ("data", "transform")
     source, inherited, _ = model_of_run(Path(args.source), args.model, sections)
-    words += [f"autoencoder.source={json.dumps(source)}", *inherited]
+    words += [f"autoencoder.source={json.dumps(source)}", *kept(inherited, args.overrides)]
     if 'transform.crop="random"' in inherited:
         words.append("transform.crop=center")
     if "transform.flip=true" in inherited:
@@ -162,7 +175,16 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(path: Path) -> int:
+def run_copy(args: argparse.Namespace) -> int:
+    """Raises UserError when there is no finished store of shards, OUT holds another, or a place
+    cannot be reached."""
+    from latentsmith.stores.remote.transfer import transfer
+
+    print(f"{args.out}: {transfer(args.store, args.out)} files copied")
+    return 0
+
+
+def _rows(path: Path | str) -> int:
     """How many rows a store has; 0 where it cannot be opened."""
     from latentsmith.errors import UserError
     from latentsmith.stores.base import open_store

@@ -4,7 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from latentsmith.cli._pipeline import seed
+
 HELP = "fetch, inspect or resize a dataset"
+MOST_SIDE = 16_384
+"""Pixels along the side of a copy; more is a slip of the finger."""
 
 
 def add(subparsers: Any) -> None:
@@ -78,7 +82,7 @@ def _add_prepare(verbs: Any) -> None:
         "--count", type=int, metavar="N", help="use N training images, equally many of each class"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="which ones --count takes (default 0)"
+        "--seed", type=seed, default=0, metavar="S", help="which ones --count takes (default 0)"
     )
     parser.add_argument(
         "--max-bad",
@@ -129,6 +133,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Write the copy; going on where an earlier call stopped."""
     _check_prepare(args)
     config = _config(args)
+    _refuse_source(config, args.out)
     if args.format == "zip":
         _prepare_zip(args, config)
         print(f"use it with: data=zip_csv data.archive={args.out}")
@@ -141,8 +146,10 @@ def run_prepare(args: argparse.Namespace) -> int:
 def _check_prepare(args: argparse.Namespace) -> None:
     from latentsmith.errors import UserError
 
-    if args.resolution < 1:
-        raise UserError(f"--resolution {args.resolution}: a side in pixels must be at least 1")
+    if not 1 <= args.resolution <= MOST_SIDE:
+        raise UserError(
+            f"--resolution {args.resolution}: a side in pixels is between 1 and {MOST_SIDE:,}"
+        )
     if args.count is not None and args.count < 1:
         raise UserError(f"--count {args.count}: at least 1 image is needed (leave it out for all)")
     if args.max_bad is not None and not 0 <= args.max_bad <= 1:
@@ -153,15 +160,32 @@ def _check_prepare(args: argparse.Namespace) -> None:
                 raise UserError(f"{option} belongs to --format zip; this is {args.format}")
 
 
+def _refuse_source(config: Any, out: Path) -> None:
+    """A copy among the images it is made of would be read as part of them."""
+    from latentsmith.errors import UserError
+
+    target = out.expanduser().resolve()
+    for name, value in vars(config).items():
+        if not isinstance(value, str | Path) or not Path(value).expanduser().is_dir():
+            continue
+        folder = Path(value).expanduser().resolve()
+        if target == folder or folder in target.parents:
+            raise UserError(
+                f"--out {out} is in the dataset's own folder ({name}={value}): give one outside it"
+            )
+
+
 def _prepare_folder(args: argparse.Namespace, config: Any) -> None:
     from latentsmith.data.balance import balanced_part
+    from latentsmith.data.base import Split
     from latentsmith.data.prepare import prepare
     from latentsmith.data.subset import subset
     from latentsmith.data.transforms import TransformConfig
 
     transform = TransformConfig(resolution=args.resolution, crop=args.crop)
-    for split in ("train", "val"):
-        dataset = config.build(split, _cache(args))
+    splits: tuple[Split, ...] = ("train", "val")
+    # both are opened before anything is written: a mistake in one shows at once
+    for split, dataset in [(split, config.build(split, _cache(args))) for split in splits]:
         if split == "train" and args.count is not None:
             dataset = subset(dataset, balanced_part(dataset, args.count, args.seed))
         done = prepare(dataset, transform, args.out / split, args.format)

@@ -1,7 +1,6 @@
 """``latentsmith doctor``: what works on this machine, what is missing, and what to do about it."""
 
 import argparse
-import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -40,13 +39,14 @@ def doctor(args: argparse.Namespace) -> int:
     """Print findings. Exit code 1 when something that every recipe needs is broken."""
     sections = {
         "packages": [*packages(), *traps()],
+        "plug-ins": list(plugins()),  # before anything asks a registry
         "machine": [*cores(), *gpus(), *disk(Path.cwd()), *hub()],
         "scans": list(scans()),
         "recipes": list(recipes(args.recipe)),
     }
     bad = 0
     for title, findings in sections.items():
-        print(f"{title}:")
+        print(f"{title}:" if findings else f"{title}: none")
         for finding in findings:
             print(f"  {finding.state:4}  {finding.text}")
             bad += finding.state == "bad"
@@ -62,6 +62,19 @@ def scans() -> Iterator[Finding]:
         lacking = "; ".join(f"{scan}: {why}" for scan, why in backend.lacking.items())
         state = "note" if backend.lacking else "ok"
         yield Finding(state, f"{backend.name}: {lacking or backend.help}")
+
+
+def plugins() -> Iterator[Finding]:
+    """Plug-ins that were found, and what keeps one from being imported."""
+    from latentsmith import plugins as found
+    from latentsmith.errors import UserError
+
+    try:
+        found.load()
+    except UserError as error:
+        yield Finding("bad", str(error))
+    for plugin in found.load():
+        yield Finding("ok", f"{plugin.name} ({plugin.origin})")
 
 
 def packages() -> Iterator[Finding]:
@@ -190,6 +203,7 @@ def recipes(only: str | None) -> Iterator[Finding]:
     from latentsmith.config.nodes import group_of
     from latentsmith.errors import UserError
     from latentsmith.recipes.base import RECIPES
+    from latentsmith.utils.needs import needs_of
 
     names = RECIPES.names() if only is None else [RECIPES[only].name]
     for recipe in names:
@@ -207,18 +221,6 @@ def recipes(only: str | None) -> Iterator[Finding]:
                 found = list(needs_of(entry.config()))
                 if found:
                     yield from _judge(f"{group_of(registry)}={entry.name}", found)
-
-
-def needs_of(config: Any) -> "Iterator[Need]":
-    """The needs of a config and of everything configured inside it."""
-    if isinstance(config, dict):
-        for value in config.values():
-            yield from needs_of(value)
-    elif dataclasses.is_dataclass(config):
-        if hasattr(config, "needs"):
-            yield from config.needs()  # type: ignore[attr-defined]
-        for f in dataclasses.fields(config):
-            yield from needs_of(getattr(config, f.name))
 
 
 def _judge(label: str, needs: "list[Need]") -> Iterator[Finding]:

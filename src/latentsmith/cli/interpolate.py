@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import generator_of_run, is_run, model_of_run
+from latentsmith.cli._models import generator_of_run, is_run, kept, model_of_run
 from latentsmith.cli._pipeline import add_settings, carry_out
 
 HELP = "decode the paths between pairs of images, or of a generator's noises"
@@ -35,7 +35,7 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Raises UserError when there is no such model, or settings do not fit it."""
     words, name = _source(args)
-    return carry_out("interpolate", [*words, *args.overrides], name, args)
+    return carry_out("interpolate", [*kept(words, args.overrides), *args.overrides], name, args)
 
 
 def _source(args: argparse.Namespace) -> tuple[list[str], str]:

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import is_run, model_of_run, recipe_of
-from latentsmith.cli._pipeline import add_overrides, go_through, prepare
+from latentsmith.cli._models import is_run, kept, model_of_run, recipe_of
+from latentsmith.cli._pipeline import add_overrides, go_through, out_of, prepare
 
 HELP = "measure the latent space of any autoencoder: a page and a JSON file, no training"
 EXAMPLES = """examples:
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
         sections = ("data", "encoder", "transform", "more_references")
         source, inherited, stage = model_of_run(Path(args.source), args.model, sections)
         name = f"{Path(args.source).name}-{stage}"
-    overrides = [f"autoencoder.source={source}", *inherited, *args.overrides]
+    overrides = [f"autoencoder.source={source}", *kept(inherited, args.overrides), *args.overrides]
     config = compose("measure", overrides)
-    out = args.out or ROOT / "measure" / re.sub(r"[^\w.,=-]+", "_", name).strip("_")
+    out = out_of(args, "measure") or ROOT / "measure" / re.sub(r"[^\w.,=-]+", "_", name).strip("_")
     prepare()
     with Run.open(out, config, overrides, fresh=args.fresh) as opened:
         go_through(opened, config.stages())

@@ -3,12 +3,21 @@
 import argparse
 from typing import Any
 
-from latentsmith.cli._pipeline import add_overrides, add_until, go_through, prepare, up_to
+from latentsmith.cli._pipeline import (
+    add_overrides,
+    add_until,
+    check_needs,
+    go_through,
+    out_of,
+    prepare,
+    up_to,
+)
 
 HELP = "run a whole recipe: train, measure, report; the same command resumes"
 EXAMPLES = """examples:
   latentsmith run mmreg scale=laptop
   latentsmith run mmreg scale=laptop --until measure
+  latentsmith run mmreg scale=laptop loss.weight=0.3 --name third-try
   latentsmith run mmreg scale=laptop data=fashion_mnist encoder=dinov2 loss.weight=0.3
   latentsmith run mmreg scale=paper --dry-run
   latentsmith run mmreg --help-settings
@@ -46,15 +55,18 @@ def run(args: argparse.Namespace) -> int:
         print(settings_help(args.recipe, args.overrides))
         return 0
     config = compose(args.recipe, args.overrides)
+    out = out_of(args, args.recipe)
     if args.dry_run:
-        path = args.out or default_path(args.recipe, args.overrides)
+        path = out or default_path(args.recipe, args.overrides)
         print(to_yaml(config))
         config.dry_run(Run(path, config, args.overrides))
         print(f"dry run passed; a real one writes {path}")
         return 0
     stages = up_to(config.stages(), args.until)
+    if args.until is None:
+        check_needs(config)
     prepare()
-    with Run.open(args.out, config, args.overrides, fresh=args.fresh) as opened:
+    with Run.open(out, config, args.overrides, fresh=args.fresh) as opened:
         go_through(opened, stages)
         if args.until is None:
             opened.finish()

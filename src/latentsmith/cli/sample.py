@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import generator_of_run, is_run, recipe_of
+from latentsmith.cli._models import generator_of_run, is_run, kept, recipe_of
 from latentsmith.cli._pipeline import add_settings, carry_out
 from latentsmith.cli._textlatent import is_translator, pairs_from_noise
 from latentsmith.cli._texts import add_prompts, prompt_words
@@ -45,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
         source, inherited, stage = generator_of_run(Path(args.source), args.model)
         name = f"{name}-{stage}"
     args.overrides += prompt_words(args.prompt, args.prompts)
+    inherited = kept(inherited, args.overrides)
     words = [f"generator={json.dumps(str(source))}", *inherited, *args.overrides]
     return carry_out("sample", words, name, args)

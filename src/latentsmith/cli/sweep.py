@@ -11,8 +11,10 @@ from typing import Any
 from latentsmith.cli._pipeline import (
     add_overrides,
     add_until,
+    check_needs,
     clock,
     go_through,
+    out_of,
     prepare,
     up_to,
 )
@@ -51,14 +53,19 @@ def sweep(args: argparse.Namespace) -> int:
     Raises UserError, before anything runs, naming every combination that cannot work.
     """
     from latentsmith.config.run import ROOT, default_path
+    from latentsmith.errors import UserError
 
     grid, labels = runs(args.recipe, args.overrides)
     configs = _compose_all(args.recipe, grid)
     if args.until is not None:
         up_to(configs[0].stages(), args.until)  # a mistake shows before anything runs
     path = default_path(args.recipe, args.overrides)
-    out = args.out or ROOT / args.recipe / f"sweep-{path.name}"
+    out = out_of(args, args.recipe) or ROOT / args.recipe / f"sweep-{path.name}"
     mine = part(args.part, len(grid))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file, and the runs need a folder: give another")
+    for config in configs:
+        check_needs(config)
     prepare()
     folders = [out / name for name in labels]
     failed: dict[Path, str] = {}
@@ -199,6 +206,7 @@ def _run_one(
     except UserError as error:
         return str(error)
     except Exception as error:  # one bad combination must not cost the others
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc())
         return f"{type(error).__name__}: {error} (traceback in {folder / 'error.txt'})"
     (folder / "error.txt").unlink(missing_ok=True)

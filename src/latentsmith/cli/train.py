@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from latentsmith.cli._pipeline import add_overrides, go_through, prepare
+from latentsmith.cli._pipeline import add_overrides, go_through, out_of, prepare
 
 HELP = "run one stage of a recipe, e.g. mmreg.pretrain; the same command resumes"
 
@@ -32,6 +32,6 @@ def train(args: argparse.Namespace) -> None:
     if name not in stages:
         raise UserError(f"{recipe} has no stage {name!r}. {nearest(name, stages)}")
     prepare()
-    with Run.open(args.out, config, args.overrides, fresh=args.fresh) as run:
+    with Run.open(out_of(args, recipe), config, args.overrides, fresh=args.fresh) as run:
         go_through(run, [stages[name]])
         print(run.path)

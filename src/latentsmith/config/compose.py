@@ -150,6 +150,10 @@ def _understand(
     words, unreadable = errors.readable_words(overrides)
     problems += unreadable
     for text in words:
+        calls = errors.calls_resolver(text)
+        if calls is not None:
+            problems.append(calls)
+            continue
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:

@@ -63,6 +63,18 @@ def unreadable(text: str, reason: str) -> str:
     )
 
 
+def calls_resolver(text: str) -> str | None:
+    """``${oc.env:HOME}`` in a value would run a function of OmegaConf's, or of whoever registered
+    one. Values are data: only ``${another.setting}`` is let through."""
+    found = re.search(r"(?<!\\)(?:\\\\)*\$\{\s*([\w.-]+)\s*:", text)
+    if found is None:
+        return None
+    return (
+        f"{text}: ${{{found[1]}:…}} calls a function, and settings are only data: write the value "
+        "itself (the shell fills in $NAME), or \\${ for these very signs"
+    )
+
+
 def sweep_in_run(text: str) -> str:
     """A list of alternatives outside ``sweep``."""
     key, _, value = text.partition("=")

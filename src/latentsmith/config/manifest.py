@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import latentsmith
+from latentsmith import plugins
 
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "accelerate", "safetensors", "datasets")
 """Packages whose version can move a result."""
@@ -17,13 +18,15 @@ PACKAGES = ("torch", "numpy", "diffusers", "transformers", "accelerate", "safete
 
 def environment() -> dict[str, Any]:
     """JSON-able facts about this process and machine; no names of people or machines."""
-    return {
+    found = {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions(),
         "git": git_state(Path(latentsmith.__file__).parent),
         "hardware": hardware(),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
     }
+    brought = {p.name: git_state(p.folder) for p in plugins.load() if p.folder is not None}
+    return {**found, "plugins": brought} if brought else found
 
 
 def versions() -> dict[str, str]:

@@ -6,11 +6,14 @@ clock: the same command finds its folder again and resumes, every torchrun rank 
 without talking, and another setting gets another folder.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
+import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,13 +24,16 @@ from latentsmith.config.manifest import environment
 from latentsmith.config.saved import diff, from_yaml, to_yaml
 from latentsmith.errors import UserError
 from latentsmith.recipes.base import RECIPES, RecipeConfig
-from latentsmith.utils.files import atomic_path, move_aside, write_json
+from latentsmith.utils.files import atomic_path, make_folder, move_aside, tidy, write_json
 from latentsmith.utils.lock import Lock
 
 log = logging.getLogger(__name__)
 
 ROOT = Path("runs")
 """Where runs go unless ``--out`` says otherwise, below the current folder."""
+
+BEGUN = {"config.yaml", "manifest.json", "overrides.txt", "run.lock", "failed.json"}
+"""What a run's folder holds before any stage has left something."""
 
 
 def rank() -> int:
@@ -83,6 +89,10 @@ class Run:
     """Where the runs of a sweep keep what they have in common."""
     _lock: Lock | None = field(default=None, repr=False)
     _places: list[Lock] = field(default_factory=list, repr=False)
+    _made: list[Path] = field(default_factory=list, repr=False)
+    """Folders that were not there before `open`, the innermost first."""
+    _old: Path | None = field(default=None, repr=False)
+    """Where ``fresh`` moved the run that was there."""
 
     @classmethod
     def open(
@@ -103,7 +113,8 @@ class Run:
 
         Raises:
             UserError: the folder holds a run with other settings (each is named with both
-                values), holds something that is no run, or is being written by another process.
+                values), holds something that is no run, is being written by another process, or
+                cannot be made.
         """
         path = Path(path) if path is not None else default_path(config.kind, overrides)
         run = cls(path, config, list(overrides), writable=rank() == 0)
@@ -113,14 +124,16 @@ class Run:
             raise UserError(
                 f"{path} exists and is not a run folder. Give another with --out FOLDER."
             )
-        path.mkdir(parents=True, exist_ok=True)
+        run._made = make_folder(path)
         run._lock = Lock.take(path / "run.lock")
         try:
             if fresh and (path / "config.yaml").exists():
                 run._lock.release()
-                log.info("moved the old run to %s", move_aside(path))
-                path.mkdir(parents=True)
+                run._old = move_aside(path)
+                log.info("moved the old run to %s", run._old)
+                run._made = make_folder(path)
                 run._lock = Lock.take(path / "run.lock")
+            tidy(path)
             run._begin_or_resume()
         except BaseException:
             run.close()
@@ -152,8 +165,33 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is not None and issubclass(kind, Exception):  # Ctrl-C is no failure
+            self._note_failure(exc[0])
+        if kind is not None and issubclass(kind, UserError):
+            self._take_back()
         self.close()
+
+    def _note_failure(self, error: object) -> None:
+        """Say for `latentsmith runs` what ended this session; the next one takes it back."""
+        if self.writable and self.path.is_dir():
+            told = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else error
+            with contextlib.suppress(OSError):  # a full disk may be what ended it
+                write_json(self.path / "failed.json", {"failed": _now(), "error": str(told)})
+
+    def _take_back(self) -> None:
+        """Leave nothing of a run that a mistake ended before any stage had left something."""
+        if self.path not in self._made:  # gone on with, or another process's to write
+            return
+        if {file.name for file in self.path.rglob("*") if not file.is_dir()} - BEGUN:
+            return
+        shutil.rmtree(self.path)
+        for folder in self._made[1:]:
+            if any(folder.iterdir()):  # another run's by now
+                break
+            folder.rmdir()
+        if self._old is not None:
+            self._old.rename(self.path)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -225,9 +263,10 @@ class Run:
     def summary(self, name: str) -> dict[str, Any]:
         """What a finished stage left, paths as text. Raises UserError when it is not finished."""
         if not self.stage_done(name):
+            words = [f"{self.config.kind}.{name}", *self.overrides, "--out", str(self.path)]
             raise UserError(
                 f"stage {name!r} of {self.path} is not done; run it first: latentsmith train "
-                f"{self.config.kind}.{name} --out {self.path}"
+                + shlex.join(words)
             )
         return _paths_in(json.loads(self._marker(name).read_text())["summary"], self.path)
 
@@ -239,6 +278,7 @@ class Run:
         now = {"started": _now(), **environment()}
         if file.exists():
             self._refuse_changes(from_yaml(file.read_text(), where=file))
+            (self.path / "failed.json").unlink(missing_ok=True)
             manifest = self.manifest
             manifest["sessions"] = [*manifest.get("sessions", []), now]
             write_json(self.path / "manifest.json", manifest)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from latentsmith.config.schema import schema
+from latentsmith.errors import UserError
 from latentsmith.registry import Registry
 
 DATASETS = Registry("dataset", "latentsmith.data")
@@ -47,7 +48,7 @@ def keys_of(dataset: Dataset) -> list[str]:
     return [str(index) for index in range(len(dataset))] if named is None else list(named())
 
 
-class CorruptSample(Exception):
+class CorruptSample(UserError):
     """A sample that cannot be read; the loader reports it and skips it within a budget."""
 
 

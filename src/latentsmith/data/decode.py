@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Mode = Literal["rgb", "gray"]
 
+MOST_PIXELS = 178_956_970
+"""Pixels of the largest image that is decoded, a gigabyte or so in memory; PIL's own limit. A few
+kilobytes of PNG can claim a million times as many."""
+
 
 def decode_image(source: "Path | bytes | Image", mode: Mode, name: str) -> Tensor:
     """Decode with PIL: PNG, JPEG, WebP, BMP…
@@ -41,9 +45,15 @@ def decode_image(source: "Path | bytes | Image", mode: Mode, name: str) -> Tenso
         else:
             opened = source
         with opened:
+            if opened.width * opened.height > MOST_PIXELS:  # where PIL's own limit was lifted
+                raise Image.DecompressionBombError
             image = ImageOps.exif_transpose(opened)
             pixels = np.array(_flatten(image, "RGB" if mode == "rgb" else "L"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise CorruptSample(
+            f"{name}: it has more than the {MOST_PIXELS:,} pixels that are decoded; save it smaller"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise CorruptSample(f"{name}: {error}") from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
 

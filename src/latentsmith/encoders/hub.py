@@ -3,6 +3,7 @@
 from typing import Any
 
 from latentsmith.errors import UserError
+from latentsmith.utils.weights import UNREADABLE, reason
 
 
 def get_it(example: str) -> str:
@@ -23,10 +24,12 @@ def load_config(source: str, *, kinds: tuple[str, ...], example: str, subfolder:
 
     where = f"{source}/{subfolder}" if subfolder else source
     try:
-        config = AutoConfig.from_pretrained(source, subfolder=subfolder)
+        # said aloud: left out, transformers asks on the terminal whether to run the source's code
+        config = AutoConfig.from_pretrained(source, subfolder=subfolder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"cannot load the encoder {where!r}: {first}. {get_it(example)}") from error
+        raise UserError(
+            f"cannot load the encoder {where!r}: {reason(error)}. {get_it(example)}"
+        ) from error
     if config.model_type not in kinds:
         raise UserError(
             f"{where!r} holds a {config.model_type!r} model, this encoder needs one of "
@@ -56,9 +59,10 @@ def load_model(
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"cannot load the encoder {where!r}: {first}. {get_it(example)}") from error
+    except UNREADABLE as error:
+        raise UserError(
+            f"cannot load the encoder {where!r}: {reason(error)}. {get_it(example)}"
+        ) from error
     missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if missing:
         raise UserError(

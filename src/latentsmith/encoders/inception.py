@@ -20,6 +20,7 @@ from latentsmith.data.transforms import resize
 from latentsmith.encoders.base import ENCODERS, Encoder, EncoderConfig, EncoderOutput, to_rgb
 from latentsmith.errors import UserError
 from latentsmith.utils.needs import Need
+from latentsmith.utils.weights import read_tensors
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of the published file, 95,628,359 bytes."""
@@ -60,7 +61,7 @@ class InceptionConfig(EncoderConfig):
                 f"other weights the numbers would not be FID; {HOW}"
             )
         net = InceptionV3()
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        net.load_state_dict(read_tensors(path))
         return Inception(net, digest=found, config=self)
 
 

@@ -6,19 +6,17 @@ load; torchvision itself is not needed.
 
 import importlib.util
 import logging
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.needs import Need, hub_weights, package
+from latentsmith.utils.weights import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +153,7 @@ def load_lpips(net: Net = "vgg", *, trunk: str | None = None, linear: str | None
     Raises:
         UserError: weights that are not there or do not fit, with how to get them.
     """
-    state = _read_state(_find_trunk(net, trunk))
+    state = read_tensors(_find_trunk(net, trunk))
     state = {k.removeprefix("features."): v for k, v in state.items()}
     wanted = {k: v.shape for k, v in build_trunk(net).state_dict().items()}
     wrong = [k for k, shape in wanted.items() if k not in state or state[k].shape != shape]
@@ -164,7 +162,7 @@ def load_lpips(net: Net = "vgg", *, trunk: str | None = None, linear: str | None
             f"the trunk weights for LPIPS do not fit {net}: 'features.{wrong[0]}' is missing or "
             f"has another shape. {_how(net)}"
         )
-    lin = _read_state(_find_linear(net, linear))
+    lin = read_tensors(_find_linear(net, linear))
     if any(f"lin{i}.model.1.weight" not in lin for i in range(len(TRUNKS[net].taps))):
         raise UserError(f"{linear} holds no LPIPS linear weights ('lin0.model.1.weight', …)")
     return LPIPS(net, {k: state[k] for k in wanted}, lin)
@@ -222,19 +220,3 @@ def _find_linear(net: Net, linear: str | None) -> Path:
         "LPIPS's linear weights come with the package torchmetrics: pip install torchmetrics, or "
         f"give a file (weights/v0.1/{net}.pth of github.com/richzhang/PerceptualSimilarity)"
     )
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise UserError(f"cannot read weights from {path}: {error}") from error

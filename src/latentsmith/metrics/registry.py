@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from latentsmith import plugins
 from latentsmith.errors import UserError, nearest
 from latentsmith.metrics.base import Measurement, Stamp
 from latentsmith.metrics.intervals import bootstrap_mean, percentiles
@@ -188,8 +189,10 @@ class MetricList:
     def add(self, entry: Metric) -> None:
         """Register ``entry``; a name can be taken once (reloading its module is fine)."""
         known = self._entries.get(entry.name)
-        if known is not None and known.compute.__qualname__ != entry.compute.__qualname__:
-            raise ValueError(f"metric {entry.name!r} is registered twice")
+        places = [(f.__module__, f.__qualname__) for f in (e.compute for e in (known, entry) if e)]
+        if len(set(places)) > 1:
+            both = " and ".join(module for module, _ in places)
+            raise ValueError(f"metric {entry.name!r} is registered twice: by {both}")
         self._entries[entry.name] = entry
 
     def _load(self) -> None:
@@ -199,6 +202,7 @@ class MetricList:
         package = importlib.import_module("latentsmith.metrics")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"latentsmith.metrics.{module.name}")
+        plugins.load()
 
     def __iter__(self) -> Iterator[Metric]:
         self._load()

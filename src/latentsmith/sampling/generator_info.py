@@ -73,7 +73,9 @@ def read_info(folder: Path) -> GeneratorInfo:
     """
     file = folder / FILE_NAME
     if not file.is_file():
-        raise UserError(f"{folder} holds no generator: it has no {FILE_NAME}")
+        there = f"{folder} holds no generator: it has no {FILE_NAME}"
+        what = there if folder.is_dir() else f"there is no folder {folder}"
+        raise UserError(f"{what}. Give a run, or the folder of a generator that was saved")
     try:
         value = json.loads(file.read_text())
         info = GeneratorInfo.from_json(value)

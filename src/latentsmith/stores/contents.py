@@ -13,7 +13,7 @@ from latentsmith.data.base import Dataset
 from latentsmith.errors import UserError
 from latentsmith.stores.base import FeatureStore, Stored, StoreManifest, open_store
 from latentsmith.stores.build import Compute, Progress, build_store
-from latentsmith.utils.cache import cache_root
+from latentsmith.utils.cache import cache_root, note_use
 from latentsmith.utils.lock import alone
 
 
@@ -105,6 +105,7 @@ def fill(
             or a sample's values cannot be stored.
     """
     path = Path(path)
+    note_use(path)
     # One writer who owns every shard shares them with nobody, not even with another run's.
     with alone(path) if world_size == 1 else nullcontext():
         try:

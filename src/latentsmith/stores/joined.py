@@ -188,8 +188,8 @@ class StoreReader:
         specs = store.manifest.fields
         self._largest = max(self.fields, key=lambda name: row_bytes(specs[name]))
         large = row_bytes(specs[self._largest]) * len(store) > IN_MEMORY
-        local = isinstance(store, ShardStore) and store.local
-        if local and (read == "pread" or (read == "auto" and large)):
+        past_mapping = read == "pread" or (read == "auto" and large)
+        if isinstance(store, ShardStore) and store.local and past_mapping:
             self._files = RowFiles(store.extents, store.layout.rows_per_shard)
 
     def fill(self, rows: Tensor, out: dict[str, Tensor]) -> None:

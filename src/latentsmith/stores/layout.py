@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from latentsmith.errors import UserError
 from latentsmith.stores.base import FieldSpec, StoreManifest
 from latentsmith.stores.quantize import OFFSET, SCALE, channel_shape
+from latentsmith.utils.digest import json_digest
 
 CLAIM, MANIFEST, KEYS = "claim.json", "manifest.json", "keys.safetensors"
 
@@ -111,6 +112,19 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{what} {file} is damaged ({error}): remove it, and write again") from None
     return value
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON-able dict with the digest of all that is in it."""
+    return value | {"seal": json_digest(value)}
+
+
+def check_seal(value: dict[str, Any]) -> None:
+    """Raises ValueError when anything but the seal of `seal`'s dict has changed. Older ones have
+    none."""
+    rest = {name: part for name, part in value.items() if name != "seal"}
+    if value.get("seal", known := json_digest(rest)) != known:
+        raise ValueError("it does not match its digest: it was edited, or bytes of it changed")
 
 
 def committed(path: Path, shard: int) -> dict[str, Any] | None:

@@ -26,8 +26,8 @@ from torch import Tensor
 from latentsmith.errors import UserError
 from latentsmith.stores.base import Content, FieldSpec, StoreManifest
 from latentsmith.stores.keys import KeyTable
-from latentsmith.stores.layout import DAMAGE, Layout, parts, row_bytes
-from latentsmith.stores.lmdb_env import Environment
+from latentsmith.stores.layout import DAMAGE, Layout, check_seal, parts, row_bytes
+from latentsmith.stores.lmdb_env import AGAIN, Environment, damage_is_told
 from latentsmith.stores.quantize import dequantize
 from latentsmith.stores.records import Records
 from latentsmith.stores.rows import as_bytes, buffer, check_rows, chosen, refuse_unreadable
@@ -78,7 +78,7 @@ class LmdbStore:
         self.statistics: dict[str, Any] = {}
         self.checksums: list[str] = []
         self.stated: dict[str, str] = {}
-        with self._env.begin() as txn:
+        with damage_is_told(self.path), self._env.begin() as txn:
             own, claimed = txn.get(MANIFEST), txn.get(CLAIM)
             if own is not None:
                 self._read_own(json.loads(bytes(own)))
@@ -96,6 +96,7 @@ class LmdbStore:
             self._look_into(fields)
 
     def _read_own(self, final: dict[str, Any]) -> None:
+        check_seal(final)
         self.manifest = StoreManifest.from_json(final["manifest"])
         self.layout = Layout(self.manifest.count, final["rows_per_shard"])
         self.unreadable = {int(row): text for row, text in final["unreadable"].items()}
@@ -130,11 +131,13 @@ class LmdbStore:
         """The sample of every row, in row order."""
         if self._keys is None:
             try:
-                with self._env.begin() as txn:
+                with damage_is_told(self.path), self._env.begin() as txn:
                     arrays = safetensors.torch.load(bytes(txn.get(KEYS)))
                 self._keys = KeyTable(arrays)
             except DAMAGE as error:
-                raise UserError(f"{self.path}: its list of keys is damaged ({error!r})") from None
+                raise UserError(
+                    f"{self.path}: its list of keys is damaged ({error!r}): {AGAIN}"
+                ) from None
         return self._keys
 
     def rows(self, keys: Sequence[str]) -> Tensor:
@@ -183,7 +186,9 @@ class LmdbStore:
         known = self._records.get(name)
         if known is None or not known.of(env):
             known = self._records[name] = Records(env, len(self), target.shape[1])
-        known.copy(np.array(rows, dtype=np.int64), target, functools.partial(self._find, name))
+        find = functools.partial(self._find, name)
+        with damage_is_told(self.path):
+            known.copy(np.array(rows, dtype=np.int64), target, find)
 
     def _find(self, name: str, txn: Any, row: int) -> Any:
         value = txn.get(self._record(row, name))

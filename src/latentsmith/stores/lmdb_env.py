@@ -8,8 +8,11 @@ parent's alone.
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ def read_only(path: Path) -> Any:
     times as fast.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: it cannot be opened, or was cut off.
     """
     import lmdb
 
@@ -54,8 +57,62 @@ def read_only(path: Path) -> Any:
                 )
             except lmdb.Error as error:
                 raise UserError(f"{path} cannot be opened as LMDB: {error}") from None
+            _refuse_cut_off(path, found)
             _open[key] = found
     return found
+
+
+def _refuse_cut_off(path: Path, env: Any) -> None:
+    """A mapped file that is too short kills the process that reads beyond its end. (One may lack
+    pages at its end that are free, and be whole.)"""
+    file = path / "data.mdb" if path.is_dir() else path
+    whole = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    size = file.stat().st_size
+    if size < whole and (why := what_kills(path)):
+        env.close()
+        raise UserError(
+            f"{file} is damaged: it has {size:,} bytes instead of {whole:,} ({why}). Copy it "
+            f"again, or {AGAIN}"
+        )
+
+
+AGAIN = "remove it and run the command that wrote it again"
+
+_WALK = """
+import sys, lmdb
+env = lmdb.open(sys.argv[1], readonly=True, lock=False, subdir=sys.argv[2] == "1", create=False)
+with env.begin(buffers=True) as txn:
+    for key, value in txn.cursor():
+        if len(value):
+            value[0], value[-1]
+"""
+
+
+def what_kills(path: Path) -> str:
+    """Why an LMDB file cannot be read to its end; empty when it can. LMDB follows what a damaged
+    page says without looking, so another process goes first."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WALK, str(path), str(int(path.is_dir()))],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode < 0:
+        return f"reading it ends with signal {-done.returncode}"
+    return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+@contextlib.contextmanager
+def damage_is_told(path: Path) -> Iterator[None]:
+    """Raises UserError, with the store's place, for what LMDB or the store's own records say when
+    bytes in them have changed."""
+    import lmdb
+
+    try:
+        yield
+    except (lmdb.Error, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): {AGAIN}") from None
 
 
 def writable(path: Path, map_size: int) -> Any:

@@ -24,6 +24,7 @@ from latentsmith.stores.layout import (
     MANIFEST,
     Extent,
     Layout,
+    check_seal,
     extents,
     parts,
     read_json,
@@ -58,6 +59,7 @@ class ShardStore:
         self.path = Path(path)
         final = read_json(self.path / MANIFEST, "the manifest")
         try:
+            check_seal(final)
             self.manifest = StoreManifest.from_json(final["manifest"])
             self.layout = Layout(self.manifest.count, final["rows_per_shard"])
             self.unreadable: Mapping[int, str] = {int(r): t for r, t in final["unreadable"].items()}

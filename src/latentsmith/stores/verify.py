@@ -85,6 +85,8 @@ def verify_store(
         path = Path(store)
         if not is_url(store) and not path.exists():
             raise UserError(f"no store at {path}: no such folder")
+        if why := _kills(path):
+            return Verification(path, problems=[why])
         try:
             opened = cast(ShardStore | LmdbStore, open_store(store))
         except UserError as error:
@@ -94,6 +96,16 @@ def verify_store(
     else:
         opened = store
     return _Check(opened).run(progress)
+
+
+def _kills(path: Path) -> str:
+    """What is wrong with an LMDB file that this process had better not read."""
+    from latentsmith.stores.lmdb_env import AGAIN, what_kills
+
+    if not (path / "data.mdb").is_file() and path.suffix not in (".mdb", ".lmdb"):
+        return ""
+    why = what_kills(path)
+    return f"{path} is damaged ({why}): {AGAIN}" if why else ""
 
 
 def _incomplete(path: Path) -> list[int]:
@@ -123,6 +135,7 @@ class _Check:
     def __init__(self, store: ShardStore | LmdbStore):
         self.store = store
         self.found = Verification(Path(store.path), unreadable=len(store.unreadable))
+        self.named = True  # unless the names of rows are damaged
 
     def say(self, text: str) -> None:
         self.found.problems.append(text)
@@ -162,15 +175,21 @@ class _Check:
             keys = self.store.keys
         except UserError as error:
             self.say(str(error))
+            self.named = False
             return
         if len(keys) != len(self.store):
             self.say(f"{len(self.store):,} rows, but {len(keys):,} keys")
-        lost = [key for row, key in enumerate(keys) if keys.find(key) != row]
-        if lost:
-            self.say(f"keys {listed(lost)} are not found where they are")
         own = keys.digest()
         if self.store.stated.get("keys", own) != own:
-            self.say("the keys are not those the manifest was written with")
+            self.say(f"the keys ({KEYS}) are not those the manifest was written with")
+            self.named = False
+            return
+        try:
+            lost = [key for row, key in enumerate(keys) if keys.find(key) != row]
+        except IndexError:  # rows that there are not
+            lost = list(keys)
+        if lost:
+            self.say(f"keys {listed(lost)} are not found where they are ({KEYS})")
 
     def values(self, name: str, spec: FieldSpec, tensors: dict[str, Tensor], rows: range) -> None:
         if not spec.dtype.is_floating_point:
@@ -200,5 +219,6 @@ class _Check:
 
     def report(self, what: str, bad: Tensor, rows: range) -> None:
         if len(bad):
-            names = listed([self.store.keys[rows[i]] for i in bad.tolist()])
-            self.say(f"{what}: sample {names}")
+            at = [rows[i] for i in bad.tolist()]
+            named = [self.store.keys[row] for row in at] if self.named else at
+            self.say(f"{what}: {'sample' if self.named else 'row'} {listed(named)}")

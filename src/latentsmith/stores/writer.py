@@ -96,7 +96,7 @@ class ShardWriter:
         self.leases = Leases(self.path, alone=world_size == 1)
         own = [f(self.path, s).name for s in self.owned() for f in (shard_file, sidecar_file)]
         shared = [f"claim-{rank}.json", *([CLAIM, KEYS, MANIFEST] if rank == 0 else [])]
-        remove_abandoned(self.path, {*own, *shared})
+        remove_abandoned(self.path, {*own, *shared}, alone=world_size == 1)
 
     def _make_claim(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """State what will be written here, or find that it was stated before."""
@@ -145,12 +145,17 @@ class ShardWriter:
         return True
 
     def take_over(self) -> int | None:
-        """A shard of another rank that nobody makes, now taken; None when there is none left.
+        """A shard that nobody makes, now taken; None when there is none left.
 
-        The last first: its owner comes from the other end.
+        The last of other ranks first: its owner comes from the other end. Own ones, at last, are
+        those that another had taken and left.
         """
-        others = [s for s in reversed(self.absent()) if s not in self.owned()]
-        return next((shard for shard in others if self.take(shard)), None)
+        if self.leases.alone:
+            return None
+        absent = list(reversed(self.absent()))
+        others = [shard for shard in absent if shard not in self.owned()]
+        own = [shard for shard in absent if shard in self.owned()]
+        return next((shard for shard in [*others, *own] if self.take(shard)), None)
 
     def absent(self) -> list[int]:
         """Shards that are missing, of any rank."""
@@ -217,6 +222,7 @@ class ShardWriter:
             if _read(self.path / MANIFEST) != final:
                 write_json(self.path / MANIFEST, final)
         self.leases.clear()
+        remove_abandoned(self.path, set(), alone=True)
         return True
 
     def _write_keys(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import json_digest
-from latentsmith.utils.files import atomic_folder
+from latentsmith.utils.files import atomic_folder, full_disk
 
 STATE = "state.json"
 
@@ -60,15 +60,17 @@ def write(path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, An
             text = json.dumps({"checksum": json_digest(body), **body}, indent=1, allow_nan=False)
             (folder / STATE).write_text(text + "\n")
     except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
-            older = [p for p in listed(path.parent) if p != path]
-            kept = f"the checkpoint {older[-1]} is intact" if older else "there is none yet"
-            raise UserError(
-                f"no space left on the disk of {path.parent} for a checkpoint of "
-                f"{size / 1e6:,.1f} MB; {kept}. Free some space (or lower train.keep_last) and run "
-                f"the same command again"
-            ) from error
-        raise
+        if (number := full_disk(error)) is None:
+            raise
+        older = [p for p in listed(path.parent) if p != path]
+        kept = f"the checkpoint {older[-1]} is intact" if older else "there is none yet"
+        what, remedy = "no space left on", "Free some space (or lower train.keep_last)"
+        if number == errno.EFBIG:
+            what, remedy = "files may not become large enough on", "Raise the limit (ulimit -f)"
+        raise UserError(
+            f"{what} the disk of {path.parent} for a checkpoint of {size / 1e6:,.1f} MB; {kept}. "
+            f"{remedy} and run the same command again"
+        ) from error
 
 
 def save_tensors(group: dict[str, Tensor], path: Path) -> None:

@@ -48,8 +48,9 @@ class Reporter:
             if self._progress is not None:
                 self._progress.close()
                 self._progress = None
-            for tracker in self._trackers:
-                tracker.close()
+            with contextlib.ExitStack() as closing:  # all of them, whatever one has to say
+                for tracker in self._trackers:
+                    closing.callback(tracker.close)
             self._trackers = []
 
     def beat(self, samples: int) -> None:

@@ -94,9 +94,10 @@ class Team:
                 outcome[0] = work()
             except Exception as error:
                 failed = error
-                # Sent by pickle, which not every library's exception survives.
+                # Sent by pickle, which not every exception survives, be it a UserError's subclass.
                 known = isinstance(error, UserError)
-                outcome[1] = error if known else RuntimeError(f"main process: {error!r}")
+                text = str(error) if known else f"main process: {error!r}"
+                outcome[1] = (UserError if known else RuntimeError)(text)
         dist.broadcast_object_list(outcome, src=0, device=self.device)
         if failed is not None:
             raise failed

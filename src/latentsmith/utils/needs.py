@@ -3,10 +3,13 @@
 A config class may say so with ``needs(self) -> list[Need]``; whoever asks walks the recipe.
 """
 
+import dataclasses
 import importlib.util
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,20 @@ class Need:
     ok: bool
     how: str = ""
     """How to get it, when it is missing."""
+    later: bool = False
+    """It may still come by itself when it is first used: from the hub, where that is allowed."""
+
+
+def needs_of(config: Any) -> Iterator[Need]:
+    """The needs of a config and of everything configured inside it."""
+    if isinstance(config, dict):
+        for value in config.values():
+            yield from needs_of(value)
+    elif dataclasses.is_dataclass(config):
+        if hasattr(config, "needs"):
+            yield from config.needs()  # type: ignore[attr-defined]
+        for f in dataclasses.fields(config):
+            yield from needs_of(getattr(config, f.name))
 
 
 def package(module: str, install: str | None = None) -> Need:
@@ -41,6 +58,7 @@ def hub_weights(source: str, subfolder: str | None = None) -> Need:
         cached,
         f"not in the Hugging Face cache; fetched on first use with network access, or: "
         f"hf download {source}",
+        later=not _offline(),
     )
 
 
@@ -48,6 +66,9 @@ def hub_state() -> str:
     """Where the Hugging Face cache is and whether the environment allows the network."""
     from huggingface_hub import constants
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "True", "on", "yes")
-    state = "offline (HF_HUB_OFFLINE is set)" if offline else "online unless the network is down"
+    state = "offline (HF_HUB_OFFLINE is set)" if _offline() else "online unless the network is down"
     return f"{constants.HF_HUB_CACHE}, {state}"
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "True", "on", "yes")

@@ -78,7 +78,7 @@ def test_file_errors(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((3, 2)))
     with pytest.raises(UserError, match=r"one array without names.*np\.savez"):
         load_points(tmp_path / "a.npy")
-    with pytest.raises(UserError, match="not a readable"):
+    with pytest.raises(UserError, match="there is no file"):
         load_points(tmp_path / "none.npz")
     with pytest.raises(UserError, match=r"\[S, C, …\] with 1 to 3 axes, it has \[3, 2\]"):
         load_lattice(tmp_path / "a.npy")

@@ -146,7 +146,7 @@ def test_without_captions_edits_have_empty_ones_and_that_is_said_once(tmp_path, 
     assert caplog.text.count("every caption is empty") == 1
 
 
-def test_names_are_relative_to_the_list_or_to_root_or_absolute(tmp_path, triples):
+def test_names_are_relative_to_the_list_or_to_root_or_lead_out_if_told(tmp_path, triples):
     (tmp_path / "lists").mkdir()
     file = jsonl(tmp_path / "lists" / "edits.jsonl", *triples)
     inside = everything(file, root=tmp_path)
@@ -154,7 +154,10 @@ def test_names_are_relative_to_the_list_or_to_root_or_absolute(tmp_path, triples
     for row in triples:
         row["image"] = str(tmp_path / row["image"])
         row["target"] = f"../{row['target']}"
-    outside = everything(jsonl(tmp_path / "lists" / "far.jsonl", *triples))
+    far = jsonl(tmp_path / "lists" / "far.jsonl", *triples)
+    with pytest.raises(UserError, match="lies outside"):
+        everything(far)
+    outside = everything(far, outside=True)
     assert torch.equal(outside[0]["image"], inside[0]["image"])
     assert torch.equal(outside[0]["target"], inside[0]["target"])
     assert len(outside.digest) == 32

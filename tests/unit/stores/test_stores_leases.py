@@ -1,5 +1,6 @@
 """Who makes which shard, among processes that share a disk."""
 
+import json
 import os
 import time
 
@@ -24,6 +25,24 @@ def test_a_lease_nobody_renews_is_anybodys(tmp_path):
     os.utime(tmp_path / "shard-00000.taken", (past, past))
     assert alive.take(0)
     assert not Leases(tmp_path, alone=False).take(0)
+
+
+def test_the_lease_of_a_process_known_to_be_dead_is_anybodys_at_once(tmp_path):
+    Leases(tmp_path, alone=False).take(0)
+    file = tmp_path / "shard-00000.taken"
+    signed = json.loads(file.read_text())
+    file.write_text(json.dumps(signed | {"pid": 2**22 + 7, "host": "elsewhere"}))
+    assert not Leases(tmp_path, alone=False).take(0), "of other machines nothing is known"
+    file.write_text(json.dumps(signed | {"pid": 2**22 + 7}))
+    assert Leases(tmp_path, alone=False).take(0)
+
+
+def test_a_lease_from_the_future_is_void(tmp_path):
+    """The disk's clock was set back, and whoever held it has not renewed since."""
+    Leases(tmp_path, alone=False).take(0)
+    future = time.time() + EXPIRED + 60
+    os.utime(tmp_path / "shard-00000.taken", (future, future))
+    assert Leases(tmp_path, alone=False).take(0)
 
 
 def test_a_sign_of_life_keeps_it(tmp_path, monkeypatch):

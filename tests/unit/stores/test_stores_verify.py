@@ -12,7 +12,7 @@ from latentsmith.errors import UserError
 from latentsmith.stores import encode
 from latentsmith.stores.base import open_store
 from latentsmith.stores.build import build_store
-from latentsmith.stores.layout import KEYS, MANIFEST, shard_file, sidecar_file
+from latentsmith.stores.layout import KEYS, MANIFEST, seal, shard_file, sidecar_file
 from latentsmith.stores.verify import discard, verify_store
 from latentsmith.utils.digest import state_digest
 
@@ -103,7 +103,8 @@ def forge(path: Path, shard: int, change) -> None:
     save_file(tensors, shard_file(path, shard))
     final = json.loads((path / MANIFEST).read_text())
     final["shards"][shard]["checksum"] = state_digest(tensors)
-    (path / MANIFEST).write_text(json.dumps(final))
+    del final["seal"]
+    (path / MANIFEST).write_text(json.dumps(seal(final)))
 
 
 def unit_table(stored="float16"):
@@ -177,13 +178,19 @@ def test_an_edited_manifest_and_foreign_keys_are_found(tmp_path):
     final["manifest"]["encoder"]["kind"] = "better"
     (tmp_path / "s" / MANIFEST).write_text(json.dumps(final))
     assert "edited" in verify_store(tmp_path / "s").problems[0]
+    del final["seal"]  # as stores had none once
+    (tmp_path / "s" / MANIFEST).write_text(json.dumps(final))
+    assert "edited" in verify_store(tmp_path / "s").problems[0]
     keys = load_file(tmp_path / "t" / KEYS)
     text = keys["text"].clone()
     text[3] += 1
     save_file(keys | {"text": text}, tmp_path / "t" / KEYS)
     found = verify_store(tmp_path / "t")
-    assert any("are not found where they are" in p for p in found.problems)
     assert any("not those the manifest was written with" in p for p in found.problems)
+    for rows in (keys["rows"].flip(0), keys["rows"] + 2**20):
+        save_file(keys | {"rows": rows.contiguous()}, tmp_path / "t" / KEYS)
+        found = verify_store(tmp_path / "t")
+        assert any("are not found where they are" in p for p in found.problems)
 
 
 def test_values_and_sidecars_of_two_stores_do_not_mix(tmp_path):

@@ -21,6 +21,7 @@ from latentsmith.data.fields.patterns.random import RandomConfig
 from latentsmith.data.fields.points import PointSet, load_points
 from latentsmith.data.transforms import TransformConfig
 from latentsmith.errors import UserError
+from latentsmith.utils.arrays import read_array, read_arrays
 from latentsmith.utils.files import atomic_path
 from latentsmith.utils.seeding import generator
 
@@ -43,11 +44,8 @@ class Asked:
             return cls(resolution, supersample)
         if supersample != 1:
             raise UserError("--supersample is of grids: leave it out with --coordinates")
-        try:
-            array = np.load(coordinates, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{coordinates} is not a readable .npy file: {error}") from error
-        if not isinstance(array, np.ndarray) or array.ndim not in (2, 3):
+        array = read_array(coordinates)
+        if array.ndim not in (2, 3):
             raise UserError(f"{coordinates} must hold one array [M, d] or [S, M, d] of coordinates")
         return cls(coordinates=torch.from_numpy(array).float())
 
@@ -121,13 +119,10 @@ def load_codes(autoencoder: FieldAutoencoder, file: Path) -> Tensor:
     Raises:
         UserError: no such file, or codes of another encoder or shape.
     """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            codes, made_by = torch.from_numpy(arrays["codes"]).float(), str(arrays["encoder"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(
-            f"{file} holds no codes (latentsmith encode writes such): {error}"
-        ) from error
+    arrays = read_arrays(file)
+    if not {"codes", "encoder"} <= arrays.keys() or arrays["codes"].dtype.kind != "f":
+        raise UserError(f"{file} holds no codes: latentsmith encode writes such")
+    codes, made_by = torch.from_numpy(arrays["codes"]).float(), str(arrays["encoder"])
     own = autoencoder.encoder_digest()
     if made_by != own:
         raise UserError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from latentsmith.data.fields.base import FieldBatch, check_points
 from latentsmith.data.fields.sampling import FieldSamplingConfig, log_uniform, others
 from latentsmith.errors import UserError
+from latentsmith.utils.arrays import read_array, read_arrays
 
 
 @dataclass(frozen=True)
@@ -117,21 +118,12 @@ def load_points(file: Path | str) -> PointSet:
     Raises:
         UserError: not such a file, arrays that do not belong together, NaN.
     """
-    try:
-        arrays = np.load(file, allow_pickle=False)
-        named = isinstance(arrays, np.lib.npyio.NpzFile)
-        found = {name: arrays[name] for name in arrays.files} if named else {}
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file} is not a readable .npz file: {error}") from error
-    if not named:
-        raise UserError(
-            f"{file} holds one array without names. Save points as "
-            "np.savez(file, coordinates=…, values=…)."
-        )
+    found = read_arrays(file)
     if missing := {"coordinates", "values"} - set(found):
         raise UserError(
             f"{file} has no array {' and no '.join(sorted(missing))}; it holds "
-            f"{', '.join(sorted(found)) or 'nothing'}."
+            f"{', '.join(sorted(found)) or 'nothing'}. Save points as "
+            "np.savez(file, coordinates=…, values=…)."
         )
     return point_set(found["coordinates"], found["values"])
 
@@ -153,13 +145,11 @@ def load_lattice(file: Path | str) -> Tensor:
     Raises:
         UserError: not such a file, another shape, NaN.
     """
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file} is not a readable .npy file: {error}") from error
-    if not isinstance(array, np.ndarray) or not 3 <= array.ndim <= 5:
-        shape = list(array.shape) if isinstance(array, np.ndarray) else "several arrays"
-        raise UserError(f"{file} must hold one array [S, C, …] with 1 to 3 axes, it has {shape}.")
+    array = read_array(file)
+    if not 3 <= array.ndim <= 5:
+        raise UserError(
+            f"{file} must hold one array [S, C, …] with 1 to 3 axes, it has {list(array.shape)}."
+        )
     values = torch.from_numpy(array).float()
     if not values.isfinite().all():
         raise UserError(f"{file} holds NaN or infinity: fill such places or leave the signals out.")

@@ -17,6 +17,7 @@ from latentsmith.data.image_list.reading import read_list
 from latentsmith.data.memory import seeded_subset, split_indices
 from latentsmith.data.zip_csv.table import Table
 from latentsmith.errors import UserError
+from latentsmith.utils.files import leads_out
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class ImageListConfig(DatasetConfig):
     """List of the validation images, if they have their own."""
     root: Path | None = None
     """Folder that names in the list are relative to. None: the list's own."""
+    outside: bool = False
+    """Names may also lead out of that folder, absolute or by ``..``: for lists of your own."""
     edits: bool = True
     """Read edits where the list has them. false: images and captions only."""
     image: str | None = None
@@ -148,6 +151,8 @@ class ImageListConfig(DatasetConfig):
         columns = choose_columns(table, named, self.edits)
         root = path.parent if self.root is None else Path(self.root).expanduser()
         listed = _Listed(root, take_columns(table, columns))
+        if not self.outside:
+            _refuse_outside(listed)
         missing = listed.missing()
         if missing:
             more = [f"… and {len(missing) - SHOWN} more"] if len(missing) > SHOWN else []
@@ -178,6 +183,19 @@ class ImageListConfig(DatasetConfig):
         )
         chosen = {unique[k] for k in kept.tolist()}
         return [row for row, image in zip(rows, images, strict=True) if image in chosen]
+
+
+def _refuse_outside(listed: _Listed) -> None:
+    """A list from elsewhere must not put files of this machine into a dataset."""
+    for key in FILES:
+        names = listed.table.columns.get(key, [])
+        for line, name in zip(listed.table.lines, names, strict=False):
+            if leads_out(name):
+                raise UserError(
+                    f"{listed.table.path}, line {line}, {key}: {name} lies outside {listed.root}: "
+                    "name files relative to a folder that holds them all (root=FOLDER), or set "
+                    "outside=true if you trust the list"
+                )
 
 
 def _check_alike(train: _Listed, val: _Listed) -> None:

@@ -21,6 +21,9 @@ from latentsmith.data.image_folder import SUFFIXES
 from latentsmith.data.zip_csv.growing import partial_file
 from latentsmith.errors import UserError
 
+MOST_BYTES = 1 << 30
+"""Bytes of the largest member that is read: an encoded image has far fewer."""
+
 _LENGTHS = struct.Struct("<4s22x2H")
 """Of a local header: signature, length of the name, length of the extra field."""
 
@@ -78,7 +81,8 @@ class Members:
         # the extra field may differ from the directory's, so that only here is its length known
         content = os.pread(file.descriptor, packed, offset + _LENGTHS.size + name + extra)
         if self._deflated[index]:
-            content = zlib.decompress(content, -zlib.MAX_WBITS)
+            # one byte more than stated is enough to know, however much more there is
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, self.sizes[index] + 1)
         if len(content) != self.sizes[index] or zlib.crc32(content) != self.crcs[index]:
             raise ValueError("its bytes do not match its checksum")
         return content
@@ -131,7 +135,8 @@ def find_members(
         by: ``"file"`` or ``"sample_id"``, which of these.
 
     Raises:
-        UserError: no such member, or several; or members packed in a way that cannot be read.
+        UserError: no such member, or several; or members packed in a way that cannot be read, or
+            larger than any image.
     """
     exact = {info.filename: info for info in infos}
     loose = {} if by == "file" else _by_short_names(infos)
@@ -155,6 +160,11 @@ def find_members(
             raise UserError(
                 f"{path}, member {info.filename}: it is {how}; only stored and deflated members "
                 "can be read (zip -0 stores)"
+            )
+        if max(info.file_size, info.compress_size) > MOST_BYTES:
+            raise UserError(
+                f"{path}, member {info.filename}: it would unpack to {info.file_size / 1e9:,.1f} "
+                f"GB, which is no image: leave it out of the CSV"
             )
     return chosen
 

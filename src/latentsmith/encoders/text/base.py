@@ -164,7 +164,9 @@ def load_tokenizer(source: str, *, example: str, subfolder: str = "") -> Any:
     where = f"{source}/{subfolder}" if subfolder else source
     named = "" if subfolder else ", or name them by the setting tokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, subfolder=subfolder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, subfolder=subfolder, trust_remote_code=False
+        )
     except Exception as error:  # each tokenizer's own kind, for a missing or damaged file
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

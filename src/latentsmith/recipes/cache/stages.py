@@ -11,6 +11,7 @@ from latentsmith.encoders.base import Encoder
 from latentsmith.encoders.pixel_pca import PixelPCA
 from latentsmith.recipes.cache.config import CacheConfig
 from latentsmith.stores.base import FeatureStore
+from latentsmith.stores.build import check_place
 from latentsmith.stores.contents import Contents, fill
 from latentsmith.stores.describe import describe
 from latentsmith.stores.features import token_contents, vector_contents
@@ -35,6 +36,8 @@ def make(cfg: CacheConfig, out: Path | None = None) -> FeatureStore:
         UserError: model or data cannot be had, do not fit each other, give values that cannot be
             stored, or ``out`` holds something else.
     """
+    if out is not None:
+        check_place(out)  # before hours of work for it
     team = Team.join(several_objectives=False)
     contents = contents_of(cfg, team)
     path = contents.default_path() if out is None else out
