@@ -1,6 +1,7 @@
 """Filling a store by batches."""
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from latentsmith.stores.writer import ShardWriter
 from latentsmith.utils.counter import Counter
 from latentsmith.utils.distributed import is_distributed, raise_together
 from latentsmith.utils.files import require_free
+from latentsmith.utils.lock import alone
 
 Progress = Callable[[int, int], None]
 """Called with (rows done by this rank, rows this rank owes)."""
@@ -50,7 +52,7 @@ class Writer(Protocol):
         ...
 
     def take_over(self) -> int | None:
-        """A shard of another rank that nobody makes, now taken."""
+        """A shard that nobody makes, now taken."""
         ...
 
     def renew(self) -> None:
@@ -116,15 +118,16 @@ def build_store(
         UserError: another store is in the folder, not enough room on the disk, or what `compute`
             and `ShardWriter.write` raise.
     """
-    if backend == "lmdb":
-        from latentsmith.stores.lmdb_writer import is_finished
-
-        if is_finished(Path(path), manifest, keys):
-            return True
     check_place(Path(path))
-    team = _Team(Path(path), rank, world_size)
-    with team.step():
-        writer = _writer_of(backend)(
+    # One writer who owns every shard shares them with nobody, not even with another process.
+    with alone(Path(path)) if world_size == 1 else contextlib.nullcontext():
+        if backend == "lmdb":
+            from latentsmith.stores.lmdb_writer import is_finished
+
+            if is_finished(Path(path), manifest, keys):
+                return True
+        make = functools.partial(
+            _writer_of(backend),
             path,
             manifest,
             keys,
@@ -133,12 +136,24 @@ def build_store(
             rank=rank,
             world_size=world_size,
         )
+        return _build(_Team(Path(path), rank, world_size), make, compute, batch_size, progress)
+
+
+def _build(
+    team: "_Team",
+    make: Callable[[], Writer],
+    compute: Compute,
+    batch_size: int,
+    progress: Progress | None,
+) -> bool:
+    with team.step():
+        writer = make()
         team.clear()
     try:
         with team.step():
             _check_room(writer)
         with team.step(wait=lambda: not writer.absent()):
-            _fill(writer, compute, batch_size, progress)
+            _fill(writer, compute, batch_size, progress, team.patient)
         return writer.finish()
     finally:
         writer.close()
@@ -210,6 +225,14 @@ class _Team:
             finally:  # all are here, nobody looks for it any more
                 self._mark(self.rank).unlink(missing_ok=True)
 
+    def patient(self, done: Callable[[], bool]) -> bool:
+        """Whether to look again, after a moment, for something to do: others are at work, and may
+        not live to its end."""
+        if not self.together or done() or self._somebody_failed():
+            return False
+        time.sleep(POLL_SECONDS)
+        return True
+
     def _mark(self, rank: int | str) -> Path:
         return self.path / f"failed-{rank}"
 
@@ -230,11 +253,17 @@ def _check_room(writer: Writer) -> None:
     require_free(writer.path, rows * one, what, "or put the store on another disk")
 
 
-def _fill(writer: Writer, compute: Compute, batch_size: int, progress: Progress | None) -> None:
+Wait = Callable[[Callable[[], bool]], bool]
+"""See `_Team.patient`."""
+
+
+def _fill(
+    writer: Writer, compute: Compute, batch_size: int, progress: Progress | None, patient: Wait
+) -> None:
     own = writer.missing()
     owed, done, written = sum(len(writer.positions(shard)) for shard in own), 0, None
     with _told(writer, owed, progress) as tell, ThreadPoolExecutor(1) as thread:
-        for shard, batches in _taken(writer, own, compute, batch_size):
+        for shard, batches in _taken(writer, own, compute, batch_size, patient):
             if shard not in own:
                 owed += len(writer.positions(shard))
             values, unreadable = _buffers(writer, len(writer.positions(shard))), {}
@@ -251,10 +280,11 @@ def _fill(writer: Writer, compute: Compute, batch_size: int, progress: Progress 
 
 
 def _taken(
-    writer: Writer, own: list[int], compute: Compute, batch_size: int
+    writer: Writer, own: list[int], compute: Compute, batch_size: int, patient: Wait
 ) -> Iterator[tuple[int, Sequence[Tensor]]]:
     """Shards that this process is to make, and their rows in batches, as they are taken: its own,
-    then those of others. ``compute`` is told ahead what it will be asked for."""
+    then those of others, and what others leave when they die. ``compute`` is told ahead what it
+    will be asked for."""
     plan = getattr(compute, "plan", None)
     batches = {
         shard: torch.tensor(writer.positions(shard), dtype=torch.int64).split(batch_size)
@@ -269,7 +299,12 @@ def _taken(
             plan([batch for s in own if s >= shard for batch in batches[s]])
             told = True
         yield shard, batches[shard]
-    while (other := writer.take_over()) is not None:
+    while True:
+        other = writer.take_over()
+        if other is None:
+            if patient(lambda: not writer.absent()):
+                continue
+            return
         rows = torch.tensor(writer.positions(other), dtype=torch.int64).split(batch_size)
         if plan is not None:
             plan(list(rows))

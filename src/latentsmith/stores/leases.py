@@ -1,17 +1,19 @@
 """Who makes which shard, of ranks that share a disk and nothing else.
 
-    shard-00007.taken    made by whoever makes this shard; its time is moved while it does
+    shard-00007.taken    signed by whoever makes this shard; its time is moved while it does
 
 Rank r of W begins with shards r, r + W, … and, when these are done, takes what others have not
-begun, or left behind: a lease that nobody has renewed for `EXPIRED` seconds is a dead process's.
-Should two make one shard after all (a process that was only asleep), both write the same values,
-each aside and by a rename.
+begun, or left behind: a lease is void once the process that signed it is no more, which only its
+own machine can tell, or when nobody has renewed it for `EXPIRED` seconds. Should two make one shard
+after all (a process that was only asleep), both write the same values, each aside and by a rename.
 """
 
 import contextlib
 import os
 import time
 from pathlib import Path
+
+from latentsmith.utils.lock import names_the_dead, signature
 
 EXPIRED = 600.0
 """Seconds without a sign of life after which a shard is anybody's. A batch must not take longer."""
@@ -43,19 +45,23 @@ class Leases:
         if self._expired(file):
             file.unlink(missing_ok=True)
         try:
-            file.touch(exist_ok=False)
+            with file.open("x") as lease:
+                lease.write(signature())
         except FileExistsError:
             return False
         self._held[shard] = time.monotonic()
         return True
 
     def _expired(self, file: Path) -> bool:
-        """By the disk's own clock, which all who share it see: machines may differ by minutes."""
+        """By the disk's own clock, which all who share it see: machines may differ by minutes. Far
+        ahead of it is as old as far behind: it was set back, and nobody has renewed since."""
         probe = file.with_name(f".{file.name}.{os.getpid()}.now.tmp")
         try:
             stamp = file.stat().st_mtime
+            if names_the_dead(file.read_text()):
+                return True
             probe.touch()
-            return probe.stat().st_mtime - stamp > EXPIRED
+            return abs(probe.stat().st_mtime - stamp) > EXPIRED
         except FileNotFoundError:
             return False
         finally:

@@ -6,7 +6,7 @@ Here: start, resume, cadences, the end. One step is in `engine`, what a checkpoi
 import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from latentsmith.training.batches import BatchSource, shard, to_device
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.ema import EMA
 from latentsmith.training.engine import Engine
+from latentsmith.training.exhausted import memory_is_told
 from latentsmith.training.guard import Guard
 from latentsmith.training.parts import check_objectives, saved_buffers, trainable
 from latentsmith.training.preflight import check_disk, summary
@@ -30,7 +31,10 @@ from latentsmith.training.stopping import Interrupted, StopFlag, stop_on_signal
 from latentsmith.training.task import Batch, Task
 from latentsmith.training.team import Team
 from latentsmith.training.trackers import check_trackers, read_metrics, truncate_records
+from latentsmith.utils.files import tidy
+from latentsmith.utils.lock import Lock
 from latentsmith.utils.memory import keep_heap
+from latentsmith.utils.peers import lost_peers_are_told
 
 
 @dataclass(frozen=True)
@@ -91,17 +95,21 @@ def fit(
             learning rate and whatever else follows the progress know of the whole run only.
 
     Raises:
-        UserError: settings that cannot work, changed conditions, disk full, too many NaNs.
+        UserError: settings that cannot work, changed conditions, disk full, too many NaNs,
+            another process that trains in this folder.
+        PeerLost: another process of this training is gone.
+        OutOfMemory: a step does not fit; says which micro-batch to try.
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     keep_heap()
     team = Team.join(several_objectives=len(task.objectives()) > 1)
     loop = Loop(task, cfg, Path(folder), team, val_batch)
     loop.goal = cfg.samples if until is None else min(until, cfg.samples)
-    loop.resume(conditions(cfg, batches.fingerprint, identity or {}))
-    if loop.state.samples < loop.goal:
-        loop.train(batches)
-    return loop.result()
+    with loop.alone(), lost_peers_are_told(loop.newest):
+        loop.resume(conditions(cfg, batches.fingerprint, identity or {}))
+        if loop.state.samples < loop.goal:
+            loop.train(batches)
+        return loop.result()
 
 
 class Loop:
@@ -130,12 +138,32 @@ class Loop:
         if val_batch is not None:
             self.val_batch = to_device(shard(val_batch, team.rank, team.world_size), team.device)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other training writes this folder meanwhile, nor has one left anything half done."""
+
+        def take() -> None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            held.append(Lock.take(self.folder / ".fit.lock"))
+            tidy(self.folder)
+            checkpoint.remove_leftovers(self.root)
+
+        held: list[Lock] = []
+        try:
+            self.team.on_main(take)
+            yield
+        finally:
+            for lock in held:
+                lock.release()
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint, whether intact or not."""
+        return next(reversed(checkpoint.listed(self.root)), None)
+
     def resume(self, now: dict[str, Any]) -> None:
         """Load the newest valid checkpoint, if any, made under the conditions ``now``."""
 
         def find() -> tuple[Path, dict[str, Any]] | None:
-            self.root.mkdir(parents=True, exist_ok=True)
-            checkpoint.remove_leftovers(self.root)
             check_trackers(self.cfg.trackers)
             found = checkpoint.newest_valid(self.root, self.report.say)
             if found is not None:
@@ -154,7 +182,8 @@ class Loop:
         self.engine.prepare()
         stream = batches.iterate(state.samples)
         earlier, began = state.seconds, time.monotonic()
-        with stop_on_signal() as stop, self.report.open(cfg, state):
+        told = memory_is_told(self.folder, cfg, self.team.world_size, self.team.device)
+        with stop_on_signal() as stop, self.report.open(cfg, state), told:
             try:
                 if state.samples == 0:
                     with self.report.pause():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,12 @@ class TrainState:
         return {param: name for name, param in self.params.items()}
 
     def save(self, root: Path, keep: int) -> Path:
-        """Write a checkpoint under ``root``, then delete all but the ``keep`` newest."""
+        """Write a checkpoint under ``root``, then delete all but the ``keep`` newest.
+
+        Raises:
+            UserError: the disk is full, or training has left the finite numbers: a checkpoint of
+                NaN would in the end push out all good ones.
+        """
         names = self.names
         tensors: dict[str, dict[str, Tensor]] = {"model": {**self.params, **self.buffers}}
         tensors["optimizer"] = {
@@ -69,9 +74,23 @@ class TrainState:
         if self.ema is not None:
             tensors["ema"] = self.ema.tensors()
         path = checkpoint.folder_of(root, self.samples)
+        self._refuse_not_finite(tensors | {"model": dict(self.params)}, path)
         checkpoint.write(path, tensors, self._scalars())
         checkpoint.prune(root, path, keep)
         return path
+
+    def _refuse_not_finite(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+        own = {f"{g} {n}": t for g, group in groups.items() for n, t in group.items()}
+        flags = torch.stack([t.detach().isfinite().all() for t in own.values()])
+        bad = [name for name, good in zip(own, flags.tolist(), strict=True) if not good]
+        if bad:
+            older = [p for p in checkpoint.listed(path.parent) if p.name < path.name]
+            kept = f"{older[-1]} is intact" if older else "there is none before it"
+            raise UserError(
+                f"training stopped at {self.samples:,} samples: {len(bad)} of {len(own)} tensors "
+                f"are NaN or infinite ({', '.join(bad[:3])}). This is not saved; checkpoint "
+                f"{kept}. Lower train.lr, or train.clip, in a new folder"
+            )
 
     def _scalars(self) -> dict[str, Any]:
         return {

@@ -70,7 +70,7 @@ class Lock:
                 os.close(fd)
                 raise Busy(path, text) from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode(), 0)
+        os.pwrite(fd, signature().encode(), 0)
         cls._held[path] = fd, 1
         return cls(path, fd)
 
@@ -97,6 +97,19 @@ class Lock:
             return
         os.ftruncate(fd, 0)
         os.close(fd)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process holds the lock at ``path``, without getting in anybody's way: it is
+    asked for only where the file names a process that may live."""
+    try:
+        with path.open("rb") as file:
+            if not _alive(file.read(4096).decode(errors="replace")):
+                return False
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
 
 
 @contextmanager
@@ -128,6 +141,17 @@ def _holder(text: str) -> dict[str, object]:
     return holder if isinstance(holder, dict) else {}
 
 
+def signature() -> str:
+    """What a process writes into a file that is its own while it lives."""
+    return json.dumps({"pid": os.getpid(), "host": platform.node()})
+
+
+def names_the_dead(text: str) -> bool:
+    """Whether a `signature` is of a process that is known to be no more; of another machine's
+    nothing is known."""
+    return "pid" in _holder(text) and not _alive(text)
+
+
 def _alive(text: str) -> bool:
     """Whether the process named in a lock file may still run. Of another machine's processes
     nothing can be known, so they count as alive."""
@@ -136,10 +160,18 @@ def _alive(text: str) -> bool:
         return False
     if holder.get("host") != platform.node():
         return True
+    return is_running(int(str(holder["pid"])))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine lives; one that has ended and is not waited for yet does
+    not."""
     try:
-        os.kill(int(str(holder["pid"])), 0)
+        os.kill(pid, 0)
+        # after the name, which may hold anything, comes the state
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except OSError:  # somebody else's, or no such file system
         return True
-    return True
+    return state not in "ZX"
