@@ -169,6 +169,8 @@ def _shell_problems(block: str) -> Iterator[str]:
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # OMP_NUM_THREADS=1 latentsmith …
             words.pop(0)
+        if ">" in words:  # the rest is the shell's
+            words = words[: words.index(">")]
         if words[:1] == ["latentsmith"]:
             try:
                 _try_command(words[1:])
