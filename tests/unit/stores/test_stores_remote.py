@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -85,6 +86,19 @@ def test_the_least_recently_used_shards_give_way(tmp_path):
     kept = {p.name for p in far.path.glob("shard-*")}
     assert kept == {"shard-00000.safetensors", "shard-00002.safetensors"}
     assert torch.equal(far.gather(torch.tensor([0]))["tokens"], before)
+
+
+def test_another_store_at_the_same_place_is_not_taken_for_the_one_before(tmp_path):
+    url, folder = "memory://bucket/latents", tmp_path / "near"
+    rows = torch.arange(4, 12)
+    for seed in (0, 1):  # of the same shapes: every file has the same size
+        shutil.rmtree(folder, ignore_errors=True)
+        near = write(folder, table(ROWS, "float16", seed))
+        if seed:
+            fsspec.filesystem("memory").rm(url, recursive=True)
+        transfer(str(folder), url)
+        far = open_store(url)
+        assert torch.equal(far.gather(rows)["tokens"], near.gather(rows)["tokens"])
 
 
 def test_batches_of_a_store_larger_than_the_disk_fetch_each_shard_once_an_epoch(

@@ -5,6 +5,7 @@ asked for, and kept on disk within a limit (`latentsmith.stores.remote.cache`). 
 that is read by `StoreBatches` window by window, so that every shard comes once an epoch.
 """
 
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
@@ -42,10 +43,15 @@ class RemoteStore(ShardStore):
 
     def __init__(self, url: str, *, limit: int | None = None):
         self.place = Place(url)
-        name = f"{url.rstrip('/').rsplit('/', 1)[-1]}-{json_digest(self.place.url)[:16]}"
+        manifest = self._manifest()
+        # named by what it is, not only by where: another store may lie there tomorrow, and its
+        # shards must not be taken for those that are on this disk already
+        digest = json_digest([self.place.url, manifest])[:16]
+        name = f"{self.place.url.rsplit('/', 1)[-1]}-{digest}"
         folder = cache_root() / "remote" / name
-        for file in (MANIFEST, KEYS):
-            self._fetch_small(folder, file)
+        with atomic_path(folder / MANIFEST) as tmp:
+            tmp.write_text(manifest)
+        self._fetch_small(folder, KEYS)
         self._limit = limit
         super().__init__(folder)
         if self.manifest.content == "text":  # whose texts lie beside the rows
@@ -56,12 +62,17 @@ class RemoteStore(ShardStore):
         self._open: OrderedDict[tuple[int, str], Tensor] = OrderedDict()
         self._lock = Lock()
 
-    def _fetch_small(self, folder: Path, file: str) -> None:
-        """Always anew: the store may have been written again since."""
-        if file == MANIFEST and not self.place.has(file):
+    def _manifest(self) -> str:
+        """What lies there now."""
+        if not self.place.has(MANIFEST):
             begun = self.place.has(CLAIM)
             what = f"is not finished, it has no {MANIFEST} yet" if begun else "holds no store"
             raise UserError(f"{self.place.url} {what}: `latentsmith cache copy` puts stores there")
+        with tempfile.TemporaryDirectory() as aside:
+            self.place.fetch(MANIFEST, Path(aside) / MANIFEST)
+            return (Path(aside) / MANIFEST).read_text(errors="replace")
+
+    def _fetch_small(self, folder: Path, file: str) -> None:
         with atomic_path(folder / file) as tmp:
             self.place.fetch(file, tmp)
 
