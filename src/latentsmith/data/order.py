@@ -47,6 +47,28 @@ def order(n: int, seed: int, start: int, count: int, *, shuffle: bool = True) ->
     return torch.cat(parts)
 
 
+def mixed_order(
+    first: Tensor, second: Tensor, share: float, seed: int, start: int, count: int
+) -> Tensor:
+    """As `order`, of indices of two kinds, evenly interleaved; each has epochs of its own.
+
+    Args:
+        first, second: int64, none of them empty.
+        share: of positions that show the first kind, in (0, 1).
+
+    Returns:
+        int64 [count].
+    """
+    positions = torch.arange(start, start + count + 1).double()
+    before = (positions * share).floor().long()  # how many of the first kind come before each
+    firsts = before.diff() > 0
+    out = torch.empty(count, dtype=torch.int64)
+    low, many = int(before[0]), int(firsts.sum())
+    out[firsts] = first[order(len(first), seed, low, many)]
+    out[~firsts] = second[order(len(second), seed, start - low, count - many)]
+    return out
+
+
 @lru_cache(maxsize=4)
 def _windowed(n: int, seed: int, epoch: int, block: int, blocks: int) -> Tensor:
     rng = generator(seed, "windowed order", n, block, blocks, epoch)

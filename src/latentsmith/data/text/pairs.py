@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from latentsmith.config.schema import schema
-from latentsmith.data.order import order, rank_slice
+from latentsmith.data.order import mixed_order, order, rank_slice
 from latentsmith.data.text.normalizer import VectorNormalizer
 from latentsmith.data.text.split import TextSplit
 from latentsmith.data.text.store import TextLatents
@@ -39,8 +39,18 @@ class PairingConfig:
     """What the others keep: their text only, their latent only, or half of them each."""
     drop: bool = False
     """Leave the others out altogether: the control that shows what unpaired rows are good for."""
+    looks: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of training samples that are pairs, where others are there too: few pairs are shown
+    again and again. null: each row as often as any other."""
     seed: int = 0
     """Seeds which rows. A larger share keeps the rows of a smaller one."""
+
+    def __post_init__(self) -> None:
+        if self.looks is not None and self.drop:
+            raise ValueError(
+                f"pairing.looks={self.looks:g} mixes pairs with rows of one side, which "
+                "pairing.drop=true leaves out: set one of them only"
+            )
 
     def masks(self, n: int) -> tuple[Tensor, Tensor]:
         """(keeps its text, keeps its latent), bool [n] each; a row with neither is left out."""
@@ -185,6 +195,7 @@ class PairBatches:
         seed: of the order.
         rank, world_size: which part of each batch this process gets.
         columns: further values of each row, name → [N, …]: a control's pseudo-latents.
+        looks: share of samples that are pairs; None: as they come. See `PairingConfig`.
     """
 
     pairs: PairData
@@ -193,8 +204,16 @@ class PairBatches:
     rank: int = 0
     world_size: int = 1
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    looks: float | None = None
 
     def __post_init__(self) -> None:
+        if self.looks is not None and not all(len(kind) for kind in self._kinds):
+            pairs, others = map(len, self._kinds)
+            raise UserError(
+                f"pairing.looks={self.looks:g} mixes pairs with rows of one side, and the training "
+                f"rows of {self.pairs.data.name} are {pairs} and {others} of these: set "
+                "pairing.paired between 0 and 1, or leave looks null"
+            )
         for name, column in self.columns.items():
             if len(column) != len(self.pairs):
                 raise ValueError(f"column {name!r} has {len(column)} rows for {len(self.pairs)}")
@@ -203,6 +222,8 @@ class PairBatches:
     def fingerprint(self) -> dict[str, Any]:
         """See `BatchSource`."""
         told = {"data": self.pairs.data.name, "digest": self.pairs.digest, "seed": self.seed}
+        if self.looks is not None:
+            told["looks"] = self.looks
         return told | {"columns": state_digest(self.columns)} if self.columns else told
 
     def iterate(self, start: int = 0) -> Iterator[Batch]:
@@ -210,7 +231,18 @@ class PairBatches:
         part = rank_slice(self.batch_size, self.rank, self.world_size)
         while True:
             low, count = start + part.start, part.stop - part.start
-            index = order(len(self.pairs), self.seed, low, count)
+            index = self._order(low, count)
             more = {name: column[index] for name, column in self.columns.items()}
             yield self.pairs.batch(index) | more
             start += self.batch_size
+
+    def _order(self, start: int, count: int) -> Tensor:
+        if self.looks is None:
+            return order(len(self.pairs), self.seed, start, count)
+        return mixed_order(*self._kinds, self.looks, self.seed, start, count)
+
+    @cached_property
+    def _kinds(self) -> tuple[Tensor, Tensor]:
+        """Positions of pairs, and of the others."""
+        both = self.pairs.has_text & self.pairs.has_latent
+        return both.nonzero()[:, 0], (~both).nonzero()[:, 0]

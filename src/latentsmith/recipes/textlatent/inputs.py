@@ -146,6 +146,7 @@ class Inputs:
         return PairBatches(
             pairs, batch_size, seed, self.team.rank, self.team.world_size,
             columns={PSEUDO: self.pseudo_latents} if pseudo else {},
+            looks=self.cfg.pairing.looks if pairs is self.train else None,
         )  # fmt: skip
 
     def few(self, count: int) -> Batch:
