@@ -7,7 +7,7 @@ import torch
 
 from helpers.fields import DECODER, EXACT, field_autoencoder, field_config, points
 from latentsmith.autoencoders.field.decoders import DECODERS
-from latentsmith.autoencoders.field.planes import PlaneFit
+from latentsmith.autoencoders.field.planes import Kriging
 from latentsmith.backbones.mixers import Points
 
 ALL = pytest.mark.parametrize("name", DECODERS.names())
@@ -31,13 +31,13 @@ def test_starts_at_the_blend_of_planes(name):
     (where, values), asked = points(), points(9, seed=1)[0]
     anchors = autoencoder.anchors()
     codes = autoencoder.encode_points(where, values)
-    planes = PlaneFit(1.0)
+    planes = Kriging(1.0)
     planes.reset()
     expected = planes(anchors, Points(where), values)
     torch.testing.assert_close(codes[:, :9].flatten(2).mT, expected)
     v, s = expected[..., :3], expected[..., 3:].unflatten(2, (2, 3))
     away = asked[:, :, None] - anchors.coordinates[:, None]  # two tokens a side: spacing 1
-    weights = (-away.square().sum(-1) / (2 * 0.4**2)).softmax(-1)
+    weights = (-away.square().sum(-1) / (2 * 0.3**2)).softmax(-1)
     each = v[:, None] + (away[..., None] * s[:, None]).sum(3)  # [B, M, K, C]
     decoded = autoencoder.decode_at(codes, asked)
     torch.testing.assert_close(decoded, (weights[..., None] * each).sum(2))

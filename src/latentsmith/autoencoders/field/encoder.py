@@ -3,7 +3,7 @@
     token = linear(features(c), value, log density)       [B, N, W]
     x = x + mixer(norm(x));  x = x + mlp(norm(x))          depth times
     latents = anchors look at x, near ones more           [B, K, z]
-    (with ``planes``: the first numbers of a token are a plane fitted to the values near it, and
+    (with ``planes``: the first numbers of a token are a plane off the kriged surface, and
     ``value`` in the first line is joined by what the planes leave over at that point)
 
 What a point says counts by the share of the domain it stands for (its quadrature weight), so that
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from latentsmith.autoencoders.field.features import Nearness
 from latentsmith.autoencoders.field.neighbours import Gather, Neighbours
-from latentsmith.autoencoders.field.planes import PlaneBlend, PlaneFit, plane_numbers
+from latentsmith.autoencoders.field.planes import Kriging, PlaneBlend, plane_numbers
 from latentsmith.backbones.blocks.attention import CrossAttention
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -84,7 +84,7 @@ class FieldEncoder(nn.Module):
         features: of coordinates.
         channels: numbers C of a value.
         latent: numbers z of a token.
-        planes: whether the first of them are a plane fitted to the values near it.
+        planes: whether the first of them are a plane off the kriged surface.
         anchors: coordinates [K, d] of the tokens.
         spacing: distance of the anchors.
     """
@@ -110,10 +110,10 @@ class FieldEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, mixer, k, mlp_ratio) for k in range(depth))
         self.at = Linear(features.width, width)
         self.pool = Pool(width, heads, anchors, spacing, mlp_ratio, features.dims)
-        self.fit = PlaneFit(spacing) if planes else None
+        self.kriging = Kriging(spacing) if planes else None
         self.blend = PlaneBlend(channels, spacing) if planes else None
-        fitted = plane_numbers(channels, features.dims) if planes else 0
-        self.out = Linear(width, latent - fitted)
+        known = plane_numbers(channels, features.dims) if planes else 0
+        self.out = Linear(width, latent - known)
 
     def forward(self, points: Points, values: Tensor, anchors: Points) -> Tensor:
         """Values [B, N, C] at points, anchors [B, K, d] → raw latent tokens [B, K, z]."""
@@ -121,8 +121,8 @@ class FieldEncoder(nn.Module):
         density = (count * points.weights()).clamp_min(1e-6).log()  # 0 where points lie evenly
         told = [self.features(points.coordinates), values, density[..., None]]
         planes = None
-        if self.fit is not None and self.blend is not None:
-            planes = self.fit(anchors, points, values)
+        if self.kriging is not None and self.blend is not None:
+            planes = self.kriging(anchors, points, values)
             told.append(values - self.blend(points, anchors, planes))
         dtype = self.into.weight.dtype
         told = [part.to(dtype).expand(len(values), -1, -1) for part in told]

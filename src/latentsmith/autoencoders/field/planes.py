@@ -1,13 +1,15 @@
-"""Regression before learning: a plane fitted to the values near a token, and planes blended.
+"""Kriging before learning: the surface through the given values, read as planes, and blended.
 
-    fit:    min over (v, s) of  Σ w_n |v + s·o_n − y_n|² + ridge · |s|²,   o_n = (c_n − a) / r
-            w_n = softmax(−|o_n|² / 2),  r = share · distance to the third nearest point
-    blend:  value(q) = Σ_k softmax(−|q − a_k|² / 2ρ²) (v_k + s_k · (q − a_k) / spacing)
+    surface: f(q) = b + Σ_n w_n γ(|q − c_n|),   γ(r) = −r^α,   Σ_n w_n = 0
+             through the values but for a nugget ν:  f(c_n) − ν w_n = y_n
+    plane:   v = f(a),  s = spacing · ∇f(a)
+    blend:   value(q) = Σ_k softmax(−|q − a_k|² / 2ρ²) (v_k + s_k · (q − a_k) / spacing)
 
-Local linear regression (Cleveland 1979; Fan 1993) whose radius follows how densely points lie
-there. Where a token's first numbers are such a plane and decoding starts from their blend, a
-network begins where regression ends, which on photographs is above Delaunay's triangles, and learns
-what is missing. Share, ridge and ρ are learned with it.
+Ordinary kriging with a power variogram (Matheron 1963; Cressie, Statistics for Spatial Data, 1993):
+the best linear prediction of a field whose differences over r have the variance r^α, at no scale of
+its own. On photographs it is at thin-plate splines' level, above Delaunay's triangles. Where a
+token's first numbers are such a plane and decoding starts from their blend, a network begins where
+interpolation ends, and learns what is missing. α, ν and ρ are learned with it.
 """
 
 import torch
@@ -16,13 +18,11 @@ from torch import Tensor, nn
 from latentsmith.autoencoders.field.features import Nearness
 from latentsmith.backbones.mixers.points import Points
 
-NEAREST = 16
-"""Points that a plane is fitted to: the weight of the 17th would be below 1e-4."""
-THIRD = 3
-"""The radius is a share of the distance to this one of them."""
-SHARE, RIDGE = 0.5, 0.1
-"""At the start."""
-BLEND = 0.4
+POWER, NUGGET = 1.8, 0.01
+"""α, and ν in units of γ at a token's spacing, at the start."""
+CLOSEST = 1e-4
+"""Of a spacing: points nearer than that count as so near, for the slope of r^α at 0."""
+BLEND = 0.3
 """ρ at the start, in distances of the tokens."""
 
 
@@ -31,50 +31,65 @@ def plane_numbers(channels: int, dims: int) -> int:
     return channels * (1 + dims)
 
 
-class PlaneFit(nn.Module):
-    """Planes at some points, fitted to values near them: see the module's text.
+class Kriging(nn.Module):
+    """Planes at some points of the surface through values at others: see the module's text.
+
+    Solving for N points takes N³ operations, in float64: a matrix of r^α is close to singular.
 
     Args:
-        spacing: distance of the points that planes are fitted at: the unit of their slopes.
+        spacing: distance of the points that planes are read at: the unit of their slopes.
     """
 
     def __init__(self, spacing: float):
         super().__init__()
         self.spacing = spacing
-        self.log_share = nn.Parameter(torch.empty(1))
-        self.log_ridge = nn.Parameter(torch.empty(1))
+        self.power_logit = nn.Parameter(torch.empty(1))  # α = 2 sigmoid, between 0 and 2
+        self.log_nugget = nn.Parameter(torch.empty(1))
 
     def reset(self) -> None:
-        """Set share and ridge to their start."""
+        """Set α and ν to their start."""
         with torch.no_grad():
-            self.log_share.fill_(SHARE).log_()
-            self.log_ridge.fill_(RIDGE).log_()
+            self.power_logit.fill_(POWER / 2).logit_()
+            self.log_nugget.fill_(NUGGET).log_()
 
     def forward(self, at: Points, points: Points, values: Tensor) -> Tensor:
         """Values [B, N, C] at ``points`` → [B, M, C (1 + d)] at ``at``, float32: C values, then C
-        slopes a ``spacing`` along each dimension. Few points give flat planes, one its value."""
+        slopes a ``spacing`` along each dimension. One point gives its value everywhere."""
         with torch.autocast(values.device.type, enabled=False):
-            a, c, y = at.coordinates.float(), points.coordinates.float(), values.float()
-            batch = max(len(a), len(c), len(y))
-            a, c, y = (x.expand(batch, -1, -1) for x in (a, c, y))
-            apart = torch.cdist(a, c, compute_mode="donot_use_mm_for_euclid_dist")
-            near, index = apart.topk(min(NEAREST, c.shape[1]), dim=-1, largest=False)
-            third = near[..., min(THIRD, near.shape[-1]) - 1, None]
-            radius = self.log_share.exp() * third.clamp_min(1e-3 * self.spacing)  # [B, M, 1]
-            weights = (-0.5 * (near / radius).square()).softmax(-1)[..., None]  # [B, M, k, 1]
-            offsets = (_rows(c, index) - a[:, :, None]) / radius[..., None]  # [B, M, k, d]
-            value, slopes = self._solve(offsets, _rows(y, index), weights)
-            slopes = slopes * (self.spacing / radius[..., None])  # [B, M, d, C]
-            return torch.cat([value, slopes.flatten(2)], dim=-1)
+            # in spacings, so that the nugget means the same on every lattice
+            a, c = (x.coordinates.double() / self.spacing for x in (at, points))
+            weights, mean = self._solve(c, values.double())  # [B, N, C], [B, 1, C]
+            apart = _apart(a, c).clamp_min(CLOSEST)
+            surface = mean - apart ** self._power() @ weights
+            slopes = self._slopes(a, c, apart, weights)  # [B, M, d, C]
+            return torch.cat([surface, slopes.flatten(2)], dim=-1).float()
 
-    def _solve(self, offsets: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted ridge regression in closed form: [B, M, C] and [B, M, d, C]."""
-        center, mean = (weights * offsets).sum(2), (weights * y).sum(2)
-        told = (weights * (offsets - center[:, :, None])).mT  # [B, M, d, k]
-        spread = told @ offsets
-        ridge = self.log_ridge.exp() * torch.eye(offsets.shape[-1], device=y.device)
-        slopes = torch.linalg.solve(spread + ridge, told @ y)
-        return mean - (center[:, :, None] @ slopes)[:, :, 0], slopes
+    def _power(self) -> Tensor:
+        return 2 * self.power_logit.double().sigmoid()
+
+    def _solve(self, c: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [B, N, C] that sum to 0, and the constant [B, 1, C]."""
+        count = c.shape[1]
+        rows = torch.zeros(len(c), count + 1, count + 1, dtype=c.dtype, device=c.device)
+        nugget = self.log_nugget.double().exp() * torch.eye(count, dtype=c.dtype, device=c.device)
+        # a zero to a learned power has no gradient
+        rows[:, :count, :count] = nugget - _apart(c, c).clamp_min(1e-12) ** self._power()
+        rows[:, :count, count] = rows[:, count, :count] = 1
+        wanted = torch.cat([y, y.new_zeros(len(y), 1, y.shape[2])], dim=1)
+        if len(c) < len(y):  # one set of points for all: factored once, samples are its columns
+            columns = wanted.transpose(0, 1).flatten(1)[None]
+            solved = torch.linalg.solve(rows, columns)[0].unflatten(1, (len(y), -1)).transpose(0, 1)
+        else:
+            solved = torch.linalg.solve(rows, wanted.expand(len(c), -1, -1))
+        return solved[:, :count], solved[:, count:]
+
+    def _slopes(self, a: Tensor, c: Tensor, apart: Tensor, weights: Tensor) -> Tensor:
+        """Σ_n −α r^(α − 2) (a − c_n) w_n, in one product over n: [B, M, d, C]."""
+        power = self._power()
+        steep = -power * apart ** (power - 2)  # [B, M, N]
+        moved = c[..., None] * weights[:, :, None]  # [B, N, d, C]
+        along = a[..., None] * (steep @ weights)[:, :, None]
+        return along - (steep @ moved.flatten(2)).unflatten(2, moved.shape[2:])
 
 
 class PlaneBlend(nn.Module):
@@ -107,7 +122,6 @@ class PlaneBlend(nn.Module):
             return weights @ steady + (rising * asked).sum(2)
 
 
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x [B, N, V] at index [B, M, k] → [B, M, k, V]."""
-    rows = index.flatten(1)[..., None].expand(-1, -1, x.shape[-1])
-    return x.gather(1, rows).unflatten(1, index.shape[1:])
+def _apart(a: Tensor, c: Tensor) -> Tensor:
+    """Distances of a [B, M, d] and c [B, N, d]: [B, M, N]."""
+    return torch.cdist(a, c, compute_mode="donot_use_mm_for_euclid_dist")

@@ -65,6 +65,6 @@ class FieldTask(Task):
 
 
 def undecayed(network: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """What weight decay would slow down or widen: decays, steps and radii."""
-    names = ("log_decay", "step_bias", "log_radius", "log_share", "log_ridge", "skip")
+    """What weight decay would slow down or widen: decays, steps, radii and the variogram."""
+    names = ("log_decay", "step_bias", "log_radius", "power_logit", "log_nugget", "skip")
     return [p for name, p in network.named_parameters() if name.endswith(names)]

@@ -4,7 +4,7 @@ from torch import nn
 
 from latentsmith.autoencoders.field.decoders.scan import ScanReader
 from latentsmith.autoencoders.field.features import Nearness
-from latentsmith.autoencoders.field.planes import PlaneFit
+from latentsmith.autoencoders.field.planes import Kriging
 from latentsmith.backbones.blocks.weights import draw
 from latentsmith.backbones.mixers import Mixer
 from latentsmith.utils.seeding import generator
@@ -14,7 +14,7 @@ def start(network: nn.Module, seed: int) -> None:
     """Draw every weight of ``network`` anew, on the CPU: the same numbers on every device."""
     draw(network, seed, _spread)
     for name, module in network.named_modules():
-        if isinstance(module, Nearness | PlaneFit):
+        if isinstance(module, Nearness | Kriging):
             module.reset()
         elif isinstance(module, Mixer | ScanReader):
             module.reset(generator(seed, "start", name))
