@@ -8,6 +8,7 @@ without talking, and another setting gets another folder.
 
 import contextlib
 import hashlib
+import html
 import json
 import logging
 import os
@@ -233,6 +234,15 @@ class Run:
         """Let the other processes of a sweep have the places this stage asked for."""
         while self._places:
             self._places.pop().release()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report, in a frame of its own (its styles are for a page)."""
+        page = self.path / "report.html"
+        if not page.is_file():
+            return f"<p>{html.escape(str(self.path))}: no report yet</p>"
+        text = html.escape(page.read_text())
+        style = "width:100%;height:40em;border:1px solid #ccc"
+        return f'<iframe sandbox srcdoc="{text}" style="{style}"></iframe>'
 
     def stage_done(self, name: str) -> bool:
         """True once `mark_done` was called for the stage, in this session or an earlier one."""

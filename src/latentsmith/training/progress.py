@@ -6,12 +6,14 @@ import time
 
 import torch
 
+from latentsmith.utils.live import live_console
+
 HEARTBEAT = 60.0
 """Seconds after which a line is printed even between records, so that slow is not silent."""
 
 
 class Progress:
-    """A live line on a terminal, plain lines in a file or pipe. Silent off the main process.
+    """A live line on a terminal or in a notebook, plain lines elsewhere. Silent off the main process.
 
     Args:
         total: samples of the whole run; ``start``: samples already seen when this session began.
@@ -21,8 +23,7 @@ class Progress:
         self.total, self.first, self.device, self.quiet = total, start, device, quiet
         self._began = self._spoke = time.monotonic()
         self._live = None
-        if not quiet and sys.stderr.isatty():
-            from rich.console import Console
+        if not quiet and (console := live_console()):
             from rich.progress import BarColumn, TaskProgressColumn, TextColumn
             from rich.progress import Progress as Bar
 
@@ -31,7 +32,7 @@ class Progress:
                 TaskProgressColumn(),
                 TextColumn("{task.description}"),
             )
-            self._live = Bar(*columns, console=Console(stderr=True), transient=False)
+            self._live = Bar(*columns, console=console, transient=False)
             self._live.start()
             self._bar = self._live.add_task("starting", total=total, completed=start)
 

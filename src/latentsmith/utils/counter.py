@@ -1,9 +1,10 @@
-"""Progress of a counted job: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a counted job: a bar on a terminal or in a notebook, else a line now and then."""
 
 import sys
 import time
 
 from latentsmith.utils.distributed import rank
+from latentsmith.utils.live import live_console
 
 QUIET_SECONDS = 10.0
 """In a file or pipe, at most one line in this time."""
@@ -24,11 +25,10 @@ class Counter:
         self._live = None
 
     def __enter__(self) -> "Counter":
-        if rank() == 0 and sys.stderr.isatty():
-            from rich.console import Console
+        if rank() == 0 and (console := live_console()):
             from rich.progress import Progress
 
-            self._live = Progress(console=Console(stderr=True), transient=True)
+            self._live = Progress(console=console, transient=True)
             self._live.start()
             self._task = self._live.add_task(self.label, total=self.total)
         return self

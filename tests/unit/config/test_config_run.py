@@ -1,5 +1,6 @@
 """The run folder: found again by the same command, refused to another config or process."""
 
+import html.parser
 import json
 import os
 import signal
@@ -223,3 +224,16 @@ def test_a_run_on_its_own_locks_no_places():
     with Run.open("alone", compose("toy")) as run:
         run.place("pretrain", {})
         assert sorted(p.name for p in Path("alone").glob("*.lock")) == ["run.lock"]
+
+
+def test_a_notebook_shows_the_report_in_a_frame(tmp_path):
+    run = Run(tmp_path, compose("toy", []))
+    assert "no report yet" in run._repr_html_()
+    (tmp_path / "report.html").write_text('<p title="a">a & b</p>')
+    shown = run._repr_html_()
+    frame = html.parser.HTMLParser()
+    found = {}
+    frame.handle_starttag = lambda tag, attrs: found.update({tag: dict(attrs)})
+    frame.feed(shown)
+    assert found.keys() == {"iframe"} and "sandbox" in found["iframe"]
+    assert found["iframe"]["srcdoc"] == '<p title="a">a & b</p>'

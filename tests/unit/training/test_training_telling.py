@@ -19,6 +19,8 @@ from latentsmith.training.metering import Meter
 from latentsmith.training.progress import Progress, clock
 from latentsmith.training.team import Team
 from latentsmith.training.trackers import read_metrics
+from latentsmith.utils import live
+from latentsmith.utils.live import live_console
 
 ALONE = Team(None, torch.device("cpu"), 0, 1)
 
@@ -102,6 +104,15 @@ def test_one_live_line_on_a_terminal():
     os.close(leader)
     assert "hello there" in screen and "50%" in screen and "loss 0.25" in screen
     assert "500/1,000 samples" in screen
+
+
+def test_a_notebook_without_ipywidgets_gets_plain_lines(monkeypatch):
+    assert live_console() is None
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr(live, "find_spec", lambda name: None)
+    assert live_console() is None
+    monkeypatch.setattr(live, "find_spec", lambda name: name == "ipywidgets")
+    assert live_console() is not None
 
 
 def test_clock():
