@@ -18,22 +18,19 @@ def trained(folder):
 def test_two_processes_train_cache_resume_and_measure(tmp_path, monkeypatch):
     folder, cache = tmp_path / "run", tmp_path / "cache"
     monkeypatch.setenv("LATENTSMITH_CACHE", str(cache))
-    text = torchrun("psvae.svae", SETTINGS, folder, cache)
+    stages = ["psvae.svae", "psvae.pixel", "psvae.caches", "psvae.dit"]
+    text = torchrun(stages, SETTINGS, folder, cache)
     assert "2 × 1 × 8 (processes × micro-batches × samples)" in text
-    assert main(["train", "psvae.pixel", *SETTINGS, "--out", str(folder)]) == 0
-    torchrun("psvae.caches", SETTINGS, folder, cache)
-    torchrun("psvae.dit", SETTINGS, folder, cache)
     first, checkpoints = trained(folder), folder / "training/dit/checkpoints"
     assert sorted(int(p.name) for p in checkpoints.iterdir()) == [32, 64]
 
     shutil.rmtree(checkpoints / sorted(p.name for p in checkpoints.iterdir())[-1])
     shutil.rmtree(folder / "training/dit/generator")
     (folder / "stages/dit.json").unlink()
-    torchrun("psvae.dit", SETTINGS, folder, cache)
+    torchrun(["psvae.dit", "psvae.measure"], SETTINGS, folder, cache)
     again = trained(folder)
     for name, value in first.items():
         assert value.equal(again[name]), name
 
-    torchrun("psvae.measure", SETTINGS, folder, cache)
     assert main(["train", "psvae.report", *SETTINGS, "--out", str(folder)]) == 0
     assert (folder / "report.html").is_file()

@@ -20,10 +20,8 @@ def trained(folder):
 def test_two_processes_cache_train_resume_and_measure(tmp_path, monkeypatch):
     folder, cache = tmp_path / "run", tmp_path / "cache"
     monkeypatch.setenv("LATENTSMITH_CACHE", str(cache))
-    assert main(["train", "urepa.autoencoder", *SETTINGS, "--out", str(folder)]) == 0
-    torchrun("urepa.caches", SETTINGS, folder, cache)
-    assert main(["train", "urepa.denoiser", *SETTINGS, "--out", str(folder)]) == 0
-    text = torchrun("urepa.aligned", SETTINGS, folder, cache)
+    stages = ["urepa.autoencoder", "urepa.caches", "urepa.denoiser", "urepa.aligned"]
+    text = torchrun(stages, SETTINGS, folder, cache)
     assert "2 × 1 × 8 (processes × micro-batches × samples)" in text
     first, checkpoints = trained(folder), folder / "training/aligned/checkpoints"
     assert sorted(int(p.name) for p in checkpoints.iterdir()) == [32, 64]
@@ -31,12 +29,11 @@ def test_two_processes_cache_train_resume_and_measure(tmp_path, monkeypatch):
     shutil.rmtree(checkpoints / sorted(p.name for p in checkpoints.iterdir())[-1])
     shutil.rmtree(folder / "training/aligned/generator")
     (folder / "stages/aligned.json").unlink()
-    torchrun("urepa.aligned", SETTINGS, folder, cache)
+    stages = ["urepa.aligned", "urepa.unaligned", "urepa.measure"]
+    torchrun(stages, SETTINGS, folder, cache)
     again = trained(folder)
     for name, value in first.items():
         assert value.equal(again[name]), name
 
-    assert main(["train", "urepa.unaligned", *SETTINGS, "--out", str(folder)]) == 0
-    torchrun("urepa.measure", SETTINGS, folder, cache)
     assert main(["train", "urepa.report", *SETTINGS, "--out", str(folder)]) == 0
     assert (folder / "report.html").is_file()
