@@ -60,11 +60,11 @@ def listed(recipe: str, overrides: Sequence[str]) -> Listed | None:
     own = [w for w in overrides if w.partition("=")[0] not in (PRESET, ONLY, "seed")]
     seeds = _seeds(given["seed"]) if "seed" in given else value["seeds"]
     words, names = [], []
-    for name in kept:
-        # a comparison with what is not run would be empty
-        against = [other for other in value.get("against", {}).get(name, []) if other in kept]
-        told = [f"label={json.dumps(name)}", f"against={json.dumps(against)}"]
-        for seed in seeds:
+    for seed in seeds:  # outermost: a sweep that is stopped leaves whole tables of fewer seeds
+        for name in kept:
+            # a comparison with what is not run would be empty
+            against = [other for other in value.get("against", {}).get(name, []) if other in kept]
+            told = [f"label={json.dumps(name)}", f"against={json.dumps(against)}"]
             words.append([*value["common"], *rows[name], *told, f"seed={seed}", *own])
             plain = re.sub(r"[^\w+%-]+", "_", name)
             names.append(f"{len(names):03}-{plain}-seed{seed}")
