@@ -2,76 +2,15 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
-from latentsmith.data.shapes import ShapesConfig
+from helpers.metric_inputs import N, metric_inputs
 from latentsmith.errors import UserError
 from latentsmith.metrics import METRICS, Measurement, Stamp
-from latentsmith.metrics.edit_accuracy import edit_tables
-from latentsmith.metrics.shapes_judge import scene_tables
 
 ALL = METRICS.names()
-N = 48
-
-
-def _draw(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _shapes() -> dict:
-    """Scenes found, others asked, edits of the others, and edits that end in those found."""
-    data = ShapesConfig(train_count=2 * N).build("train", Path())
-    edits = data.edit_triples(range(N))
-    found = scene_tables([edit.target for edit in edits])
-    return {
-        "found_scenes": found,
-        "asked_scenes": scene_tables(data.scenes(range(N, 2 * N))),
-        "edits": edit_tables(data.edit_triples(range(N, 2 * N))),
-        "edits_done": edit_tables(edits),
-    }
-
-
-def _world(size: int = 16) -> dict:
-    """One value for each thing a metric may ask for; rows belong together."""
-    maps = _draw(N, 3, 8, 8, seed=0)
-    labels = torch.arange(N) % 3
-    images = _draw(N, 3, size, size, seed=2).sigmoid()
-    return {
-        "maps": maps,
-        "latents": maps.flatten(1)[:, :20],
-        "reference": maps.flatten(1)[:, :12] + _draw(N, 12, seed=1),
-        "labels": labels,
-        "images": images,
-        "recon": images + 0.1 * _draw(N, 3, size, size, seed=3),
-        "features": _draw(N, 6, seed=4),
-        "features_ref": _draw(N, 6, seed=5) + 0.2,
-        "train": _draw(N, 6, seed=6) + labels[:, None],
-        "train_labels": labels,
-        "test": _draw(N, 6, seed=7) + labels[:, None],
-        "test_labels": labels,
-        "encode": lambda x: torch.nn.functional.avg_pool2d(x, 2).roll(1, -1),
-        "decode": lambda z: z.sigmoid(),
-        "extract": lambda x: x.flatten(1)[:, :6],
-        "tokens": _draw(N, 5, 4, seed=8),
-        "tokens_ref": _draw(N, 5, 4, seed=9) + 0.5,
-        "predicted_labels": _draw(N, 6, 7, seed=10).mul(2).abs().long(),
-        "pixel_labels": _draw(N, 6, 7, seed=11).mul(2).abs().long(),
-        "field": _draw(N, 2, 6, 7, seed=12).tanh(),
-        "field_ref": _draw(N, 2, 6, 7, seed=13).tanh(),
-        "known": _draw(N, 42, seed=14) > 0.5,
-        "ids": _draw(N, 10, seed=15).mul(3).abs().long() + 1,
-        "ids_ref": _draw(N, 10, seed=16).mul(3).abs().long() + 1,
-        "masked": _draw(N, 10, seed=17) > 0,
-        "nll": _draw(N, 3, seed=18).abs(),
-        "nll_ref": _draw(N, 3, seed=19).abs() + 1,
-        "distance": lambda a, b: (a - b).square().flatten(1).mean(1),
-        **_shapes(),
-    }
-
-
 PAIRS = {
     "reference": "latents", "recon": "images", "features_ref": "features", "tokens_ref": "tokens",
     "pixel_labels": "predicted_labels", "asked_scenes": "found_scenes", "edits": "edits_done",
@@ -85,14 +24,6 @@ BY_ORDER = {
 """Metrics that draw their triplets, splits, paths or subsets by position."""
 
 
-def _inputs(name: str, **changed) -> list:
-    world = _world(size=176 if name == "ms_ssim" else 16)
-    if name == "ms_ssim":
-        world |= {key: world[key][:4] for key in ("images", "recon")}
-    world |= {key: change(world) for key, change in changed.items()}
-    return [world[key] for key in METRICS[name].inputs]
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_says_what_it_is(name):
     entry = METRICS[name]
@@ -104,7 +35,7 @@ def test_says_what_it_is(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_gives_a_finite_measurement_with_its_protocol(name):
-    inputs = _inputs(name)
+    inputs = metric_inputs(name)
     m = METRICS[name].measure(*inputs, stamp=Stamp("d/val", N), suffix="space", resamples=20)
     assert isinstance(m, Measurement)
     assert (m.name, m.metric) == (f"{name}_space", name)
@@ -121,7 +52,7 @@ def test_gives_a_finite_measurement_with_its_protocol(name):
 @pytest.mark.parametrize("name", ALL)
 def test_repeats_exactly(name):
     first, second = (
-        METRICS[name].measure(*_inputs(name), stamp=Stamp("d", N), resamples=10).to_json()
+        METRICS[name].measure(*metric_inputs(name), stamp=Stamp("d", N), resamples=10).to_json()
         for _ in range(2)
     )
     assert first == second
@@ -129,7 +60,7 @@ def test_repeats_exactly(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_leaves_the_global_random_stream_and_its_inputs_alone(name):
-    inputs = _inputs(name)
+    inputs = metric_inputs(name)
     copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
     state = torch.random.get_rng_state()
     METRICS[name].measure(*inputs, stamp=Stamp("d", N), resamples=5)
@@ -142,14 +73,16 @@ def test_leaves_the_global_random_stream_and_its_inputs_alone(name):
 @pytest.mark.parametrize("name", [m.name for m in METRICS if m.best is not None])
 def test_a_perfect_match_has_the_best_value(name):
     twin = {key: (lambda world, first=first: world[first]) for key, first in PAIRS.items()}
-    assert METRICS[name](*_inputs(name, **twin)) == pytest.approx(METRICS[name].best, abs=1e-6)
+    assert METRICS[name](*metric_inputs(name, **twin)) == pytest.approx(
+        METRICS[name].best, abs=1e-6
+    )
     # and an imperfect one has not
-    assert METRICS[name](*_inputs(name)) != pytest.approx(METRICS[name].best, abs=1e-4)
+    assert METRICS[name](*metric_inputs(name)) != pytest.approx(METRICS[name].best, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in BY_ORDER])
 def test_the_order_of_samples_does_not_matter(name):
-    inputs = _inputs(name)
+    inputs = metric_inputs(name)
     order = torch.randperm(
         len(next(x for x in inputs if isinstance(x, torch.Tensor))),
         generator=torch.Generator().manual_seed(0),
@@ -162,7 +95,7 @@ def test_the_order_of_samples_does_not_matter(name):
 def test_nan_is_refused_by_name(name):
     """Each floating-point input in turn."""
     for position in range(len(METRICS[name].inputs)):
-        inputs = _inputs(name)
+        inputs = metric_inputs(name)
         given = inputs[position]
         if not isinstance(given, torch.Tensor) or not given.is_floating_point():
             continue
@@ -176,7 +109,7 @@ def test_nan_is_refused_by_name(name):
 @pytest.mark.parametrize("name", ALL)
 def test_one_sample_is_measured_or_refused_in_words(name):
     """Never a NaN, never an exception out of torch."""
-    inputs = [x[:1] if isinstance(x, torch.Tensor) else x for x in _inputs(name)]
+    inputs = [x[:1] if isinstance(x, torch.Tensor) else x for x in metric_inputs(name)]
     try:
         value = METRICS[name](*inputs)
     except UserError as refusal:

@@ -105,6 +105,10 @@ class AutoencoderTask(Task):
             objectives.append(Objective("discriminator", params, lr_scale=scale))
         return objectives
 
+    def shard_blocks(self) -> list[nn.Module]:
+        """None. Adaptive weights look at gradients within a step."""
+        return []
+
     def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
         """Loss parts of one micro-batch; see the module's formula."""
         if objective == "discriminator":

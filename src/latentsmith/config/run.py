@@ -304,7 +304,7 @@ class Run:
                 f"{self.path} holds a run of {old.kind}, not of {self.config.kind}. "
                 "Give another folder with --out FOLDER."
             )
-        changes = diff(old, self.config)
+        changes = [change for change in diff(old, self.config) if not _spread(change[0])]
         if changes:
             lines = [f"  {key}: {a!r} there, {b!r} now" for key, a, b in changes]
             raise UserError(
@@ -317,6 +317,12 @@ class Run:
                     ]
                 )
             )
+
+
+def _spread(key: str) -> bool:
+    """Whether a setting says where numbers lie, and not which: as with the number of processes, a
+    run may go on under another."""
+    return key.rsplit(".", 1)[-1] == "shard"
 
 
 def _paths_out(value: Any, folder: Path) -> Any:

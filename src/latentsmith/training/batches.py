@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from latentsmith.data.order import rank_slice
 from latentsmith.training.task import Batch
 
 
@@ -60,11 +61,14 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def shard(batch: Batch, rank: int, world_size: int) -> Batch:
-    """This process's part of a batch every process has; a remainder is left out."""
+    """This process's part of a batch every process has; parts differ by at most one sample.
+
+    Raises:
+        ValueError: fewer samples than processes.
+    """
     if world_size == 1:
         return batch
     total = len(batch["index"])
-    size = total // world_size
-    if size == 0:
+    if total < world_size:
         raise ValueError(f"a batch of {total} samples cannot be spread over {world_size} processes")
-    return rows(batch, slice(rank * size, (rank + 1) * size))
+    return rows(batch, rank_slice(total, rank, world_size))

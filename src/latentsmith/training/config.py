@@ -39,6 +39,9 @@ class TrainConfig:
     """Autocast of the forward pass. Weights, gradients and optimiser state stay float32."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of the weights (warmed up); null: none."""
+    shard: Literal["none", "fsdp"] = "none"
+    """What several processes hold: all weights, moments and averages each (none: DDP), or each a
+    part of those that train, gathered while they are used (fsdp)."""
     compile: bool = False
     """torch.compile the parts the task names (slow start, faster steps; no change of names)."""
     seed: int = 0
@@ -79,6 +82,11 @@ class TrainConfig:
                 f"warmup {self.warmup} is longer than the run of {self.samples} samples: "
                 f"lower warmup (it counts samples, not steps)"
             )
+        if self.shard == "fsdp" and self.precision == "fp16":
+            raise ValueError(
+                "precision fp16 finds its scale in whole gradients, which shard=fsdp never holds: "
+                "use precision=bf16 (or shard=none)"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {tuple(self.betas)} must both be in [0, 1), as (0.9, 0.99)")
 
@@ -109,6 +117,7 @@ def _divisor(total: int, most: int) -> int:
 MAY_CHANGE = (
     "samples",
     "micro_batch",
+    "shard",
     "save_every",
     "keep_last",
     "validate_every",
@@ -117,5 +126,6 @@ MAY_CHANGE = (
     "nonfinite_budget",
     "spike",
 )
-"""Settings a resumed run may change: its length, its cadences, and how a batch is cut to fit the
-memory (same batches, but not bit for bit the same noise). All others decide what is learnt."""
+"""Settings a resumed run may change: its length, its cadences, and how batch and weights are cut to
+fit the memory (same batches, but not bit for bit the same noise or sums). All others decide what is
+learnt."""

@@ -1,10 +1,12 @@
 """Exponential moving average of trainable parameters."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from latentsmith.training.sharded import copy_into, local
 
 
 class EMA:
@@ -38,8 +40,8 @@ class EMA:
         if self._swapped:
             raise RuntimeError("EMA.update() inside swapped_in(): the average would feed itself")
         weight = 1.0 - self.decay_now()
-        params: list[Tensor] = list(self._params.values())
-        torch._foreach_lerp_(self._shadow, params, weight)  # pyright: ignore[reportPrivateImportUsage]
+        shadow, params = _local(self._shadow), _local(self._params.values())
+        torch._foreach_lerp_(shadow, params, weight)  # pyright: ignore[reportPrivateImportUsage]
         self.updates += 1
 
     @contextlib.contextmanager
@@ -51,11 +53,11 @@ class EMA:
         """
         if self._swapped:
             raise RuntimeError("EMA.swapped_in() is already open")
-        params: list[Tensor] = list(self._params.values())
+        params = _local(self._params.values())
         kept = [p.detach().clone() for p in params]
         self._swapped = True
         try:
-            _copy(self._shadow, params)
+            _copy(_local(self._shadow), params)
             with torch.enable_grad():
                 yield
         finally:
@@ -66,18 +68,26 @@ class EMA:
     @torch.no_grad()
     def copy_to_params(self) -> None:
         """Overwrite the parameters by the average, for good (export)."""
-        _copy(self._shadow, list(self._params.values()))
+        _copy(_local(self._shadow), _local(self._params.values()))
 
     def tensors(self) -> dict[str, Tensor]:
-        """name → average, sharing memory with the EMA."""
+        """name → average, sharing memory with the EMA; sharded like its parameter."""
         return dict(zip(self._params, self._shadow, strict=True))
+
+    def move(self, params: dict[str, nn.Parameter], averages: dict[str, Tensor]) -> None:
+        """Average other parameters of the same names from here on, starting from ``averages``."""
+        self._params, self._shadow = params, [averages[name] for name in params]
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], updates: int) -> None:
         """Inverse of `tensors` plus ``updates``."""
         for name, shadow in zip(self._params, self._shadow, strict=True):
-            shadow.copy_(tensors[name])
+            copy_into(shadow, tensors[name])
         self.updates = updates
+
+
+def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [local(t) for t in tensors]
 
 
 def _copy(source: Sequence[Tensor], into: Sequence[Tensor]) -> None:

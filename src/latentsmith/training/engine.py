@@ -45,25 +45,31 @@ class Engine:
         team: Team,
         state: TrainState,
         say: Callable[[str], None],
+        *,
+        sharded: bool = False,
     ):
         self.task, self.cfg, self.team, self.state, self.say = task, cfg, team, state, say
         self.micros = cfg.micros(team.world_size)
         self.forward: nn.Module = _Forward(task)
+        self.sharded = sharded
         self._reached: set[str] = set()
         self._graphs = 0
 
     def prepare(self) -> None:
-        """Compile, go behind DDP, set modes: before the first step."""
+        """Compile, go behind DDP (FSDP does its own exchange), set modes: before the first step."""
         if self.cfg.compile:
             self._graphs = compiled_graphs()
             compile_parts(self.task)
-        self.forward = self.team.wrap(self.forward)
+        if not self.sharded:
+            self.forward = self.team.wrap(self.forward)
         training_mode(self.task)
 
     def step(self, batch: Batch, stop: StopFlag) -> bool:
         """Every objective due, once, on one batch. Returns whether any process wants to stop."""
         state = self.state
         micros = split(batch, self.micros)
+        if self.sharded:  # as DDP does: everybody's running statistics are the main process's
+            self.team.spread(state.buffers.values())
         stopping, moved = False, False
         for stepper in state.steppers:
             if state.samples >= stepper.starts_at:
@@ -84,7 +90,7 @@ class Engine:
         stepper.zero_grad()
         state.guard.before()
         parts = self._backward(stepper, micros)
-        names, means = _means(parts)
+        names, means = _means(parts, self.team)
         norm = stepper.clip()
         # The one wait for the device in a step: whether to step must be known before stepping.
         rows, stopping = self.team.gather(torch.cat((means, norm[None])), bool(stop))
@@ -183,10 +189,13 @@ class Engine:
             param.requires_grad_(param in wanted)
 
 
-def _means(parts: list[dict[str, Tensor]]) -> tuple[list[str], Tensor]:
-    """Names of the loss parts that every micro-batch has, ``"loss"`` first, and their means over
-    micro-batches [names]."""
-    names = [n for n in parts[0] if n != "loss" and all(n in p for p in parts)]
-    names = ["loss", *names]
+def _means(parts: list[dict[str, Tensor]], team: Team) -> tuple[list[str], Tensor]:
+    """Names of the loss parts that every micro-batch of every process has, ``"loss"`` first, and
+    their means over micro-batches [names]."""
+    own = [n for n in parts[0] if n != "loss" and all(n in p for p in parts)]
+    lists = team.names(own)
+    same = all(names == own for names in lists)
+    common = own if same else sorted(set(own).intersection(*lists))  # in one order everywhere
+    names = ["loss", *common]
     values = torch.stack([p[n] for p in parts for n in names])
     return names, values.view(len(parts), -1).mean(0)

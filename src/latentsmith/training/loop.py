@@ -21,9 +21,12 @@ from latentsmith.training.ema import EMA
 from latentsmith.training.engine import Engine
 from latentsmith.training.exhausted import memory_is_told
 from latentsmith.training.guard import Guard
+from latentsmith.training.metering import Meter
 from latentsmith.training.parts import check_objectives, saved_buffers, trainable
 from latentsmith.training.preflight import check_disk, summary
 from latentsmith.training.reporter import Reporter
+from latentsmith.training.sharding import Shards, misfits_are_told
+from latentsmith.training.sharding import shard as shard_task
 from latentsmith.training.spikes import Spikes
 from latentsmith.training.state import TrainState, check_conditions, conditions
 from latentsmith.training.stepper import Stepper
@@ -122,6 +125,10 @@ class Loop:
         self.root = folder / "checkpoints"
         self.goal = cfg.samples
         self.objectives = check_objectives(task)
+        self.shards: Shards | None = None
+        if cfg.shard == "fsdp" and team.world_size > 1:
+            self.shards = shard_task(task, self.objectives, team.device)
+            self.objectives = self.shards.objectives
         params, buffers = trainable(task), saved_buffers(task)
         floats = [b for b in buffers.values() if b.is_floating_point()]
         self.state = TrainState(
@@ -133,7 +140,8 @@ class Loop:
             spikes=Spikes(folder / "spikes.jsonl", cfg.spike),
         )
         self.report = Reporter(folder, team)
-        self.engine = Engine(task, cfg, team, self.state, self.report.say)
+        sharded = self.shards is not None
+        self.engine = Engine(task, cfg, team, self.state, self.report.say, sharded=sharded)
         self.val_batch = None
         if val_batch is not None:
             self.val_batch = to_device(shard(val_batch, team.rank, team.world_size), team.device)
@@ -183,7 +191,8 @@ class Loop:
         stream = batches.iterate(state.samples)
         earlier, began = state.seconds, time.monotonic()
         told = memory_is_told(self.folder, cfg, self.team.world_size, self.team.device)
-        with stop_on_signal() as stop, self.report.open(cfg, state), told:
+        fits = misfits_are_told(self.task)
+        with stop_on_signal() as stop, self.report.open(cfg, state), told, fits:
             try:
                 if state.samples == 0:
                     with self.report.pause():
@@ -202,6 +211,8 @@ class Loop:
     def result(self) -> FitResult:
         """What `fit` returns."""
         state = self.state
+        if self.shards is not None:
+            state.unshard(self.shards)
         self.task.eval()
         records = read_metrics(self.folder / "metrics.jsonl", state.samples)
         history = [r for r in records if r["kind"] == "validation"]
@@ -232,7 +243,8 @@ class Loop:
             if self._due(cfg.validate_every) or over:
                 self.validate()
             if self._due(cfg.save_every) or over or stopping:
-                self.team.on_main(lambda: state.save(self.root, cfg.keep_last))
+                tensors = state.tensors(keep=self.team.is_main)
+                self.team.on_main(lambda: state.save(self.root, cfg.keep_last, tensors))
 
     def _due(self, every: int) -> bool:
         """Whether the last step passed a multiple of ``every`` samples."""
@@ -270,8 +282,10 @@ class Loop:
             parts, images = self._score(self.val_batch)
         for module, mode in modes.items():
             module.training = mode
-        means = self.team.mean(torch.stack([v.float() for v in parts.values()]))
-        self.report.validation(state, dict(zip(parts, means.tolist(), strict=True)), images)
+        meter = Meter()
+        for name, value in parts.items():
+            meter.add(name, value, len(self.val_batch["index"]))
+        self.report.validation(state, meter.flush(self.team), images)
 
     def _score(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         ctx = self.engine.context(0, validation=True)

@@ -22,13 +22,16 @@ class Meter:
         self._counts[name] = self._counts.get(name, 0.0) + weight
 
     def flush(self, team: Team) -> dict[str, float]:
-        """Weighted means, averaged over processes, then start afresh. One synchronisation."""
-        if not self._sums:
+        """Weighted means over all processes, then start afresh. All of them must call this; one
+        that has not met a name (no text in its part of a batch) counts for nothing in it."""
+        names = list(dict.fromkeys(name for some in team.names(list(self._sums)) for name in some))
+        if not names:
             return {}
-        names = list(self._sums)  # the same order on every process: they run the same task
-        means = torch.stack([self._sums[n] / self._counts[n] for n in names])
+        nothing = torch.zeros((), device=team.device)
+        sums = torch.stack([self._sums.get(n, nothing) for n in names])
+        counts = torch.tensor([self._counts.get(n, 0.0) for n in names], device=team.device)
         self._sums, self._counts = {}, {}
-        return dict(zip(names, team.mean(means).tolist(), strict=True))
+        return dict(zip(names, (team.sum(sums) / team.sum(counts)).tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
         """JSON-able; float32 sums survive JSON exactly. Non-finite sums as strings."""

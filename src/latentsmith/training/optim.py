@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from latentsmith.training.config import TrainConfig
+from latentsmith.training.sharded import is_sharded, part_of, whole_tensor
 
 
 def learning_rate(samples: int, cfg: TrainConfig, *, starts_at: int = 0) -> float:
@@ -97,7 +98,7 @@ def clip_gradients(params: Sequence[nn.Parameter], most: float | None) -> Tensor
     The norm is also the cheapest complete test for NaN and infinity, so it is always computed.
     """
     grads = [p.grad for p in params if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
+    norm = whole_tensor(torch.nn.utils.get_total_norm(grads))
     if most is not None:
         torch.nn.utils.clip_grads_with_norm_(params, most, norm)
     return norm
@@ -107,4 +108,6 @@ def _laid_out(value: Tensor, param: Tensor) -> Tensor:
     """``value`` with the strides of ``param``, if it has its shape (a step count has not)."""
     if value.shape != param.shape:
         return value
+    if is_sharded(param):
+        return part_of(value, param)
     return torch.empty_like(param, dtype=value.dtype, device=value.device).copy_(value)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.parts import trainable
+from latentsmith.training.sharding import task_name
 from latentsmith.training.task import Objective, Task
 from latentsmith.training.team import Team
 from latentsmith.utils.files import require_free
@@ -31,11 +32,17 @@ def summary(
     batch = f"{team.world_size} × {micros} × {cfg.batch_size // (team.world_size * micros)}"
     origin = f"resumed at {resumed_at:,}" if resumed_at else "from the start"
     lines = [
-        f"{type(task).__name__}: {count(mine)} parameters train ({owners}), "
+        f"{task_name(task)}: {count(mine)} parameters train ({owners}), "
         f"{count(total - mine)} are frozen",
         f"{cfg.samples:,} samples {origin}, batch {cfg.batch_size} = {batch} (processes × "
         f"micro-batches × samples), {cfg.precision} on {team.device}",
     ]
+    if cfg.shard == "fsdp":
+        lines.append(
+            f"weights, gradients, moments and averages are shared by {team.world_size} processes"
+            if team.world_size > 1
+            else "train.shard=fsdp has no other process to share with: this one holds everything"
+        )
     warning = thread_warning() if team.device.type == "cpu" else None
     return [*lines, f"WARNING: {warning}"] if warning else lines
 

@@ -13,7 +13,7 @@ HEARTBEAT = 60.0
 
 
 class Progress:
-    """A live line on a terminal or in a notebook, plain lines elsewhere. Silent off the main process.
+    """A live line on a terminal or in a notebook, else plain lines. Silent off the main process.
 
     Args:
         total: samples of the whole run; ``start``: samples already seen when this session began.

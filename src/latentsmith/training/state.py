@@ -17,6 +17,8 @@ from latentsmith.training.ema import EMA
 from latentsmith.training.guard import Guard
 from latentsmith.training.metering import Meter
 from latentsmith.training.optim import load_optimizer_tensors, optimizer_tensors
+from latentsmith.training.sharded import copy_into, whole, whole_tensor
+from latentsmith.training.sharding import Shards
 from latentsmith.training.spikes import Spikes
 from latentsmith.training.stepper import Stepper
 
@@ -57,24 +59,34 @@ class TrainState:
         """Trainable parameter → name."""
         return {param: name for name, param in self.params.items()}
 
-    def save(self, root: Path, keep: int) -> Path:
-        """Write a checkpoint under ``root``, then delete all but the ``keep`` newest.
+    def tensors(self, *, keep: bool = True) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds: file stem → name → whole tensor. The same whether parameters are
+        sharded or not; if so, all processes must call this.
 
-        Raises:
-            UserError: the disk is full, or training has left the finite numbers: a checkpoint of
-                NaN would in the end push out all good ones.
+        Args:
+            keep: whether this process wants them.
         """
         names = self.names
-        tensors: dict[str, dict[str, Tensor]] = {"model": {**self.params, **self.buffers}}
-        tensors["optimizer"] = {
+        groups: dict[str, dict[str, Tensor]] = {"model": {**self.params, **self.buffers}}
+        groups["optimizer"] = {
             f"{s.name}/{name}": tensor
             for s in self.steppers
             for name, tensor in optimizer_tensors(s.optimizer, names).items()
         }
         if self.ema is not None:
-            tensors["ema"] = self.ema.tensors()
+            groups["ema"] = self.ema.tensors()
+        return {stem: whole(group, keep=keep) for stem, group in groups.items()}
+
+    def save(self, root: Path, keep: int, tensors: dict[str, dict[str, Tensor]]) -> Path:
+        """Write a checkpoint of `tensors` under ``root``, then delete all but the ``keep`` newest.
+
+        Raises:
+            UserError: the disk is full, or training has left the finite numbers: a checkpoint of
+                NaN would in the end push out all good ones.
+        """
         path = checkpoint.folder_of(root, self.samples)
-        self._refuse_not_finite(tensors | {"model": dict(self.params)}, path)
+        trained = {n: t for n, t in tensors["model"].items() if n in self.params}
+        self._refuse_not_finite(tensors | {"model": trained}, path)
         checkpoint.write(path, tensors, self._scalars())
         checkpoint.prune(root, path, keep)
         return path
@@ -133,6 +145,18 @@ class TrainState:
         self.spikes.load(scalars.get("spikes", {}))
         self.last = {name: float(value) for name, value in scalars["last"].items()}
 
+    @torch.no_grad()
+    def unshard(self, shards: Shards) -> None:
+        """Whole parameters and averages on every process again, for good; moments are dropped."""
+        names = {part: name for name, part in self.params.items()}
+        averages = self.ema.tensors() if self.ema is not None else {}
+        averages = {name: whole_tensor(average) for name, average in averages.items()}
+        self.steppers = []
+        shards.undo()
+        self.params = {names[part]: original for part, original in shards.originals.items()}
+        if self.ema is not None:
+            self.ema.move(self.params, averages)
+
 
 def check_conditions(
     path: Path, scalars: dict[str, Any], now: dict[str, Any], say: Callable[[str], None]
@@ -172,4 +196,4 @@ def _copy_all(into: dict[str, Tensor], source: dict[str, Tensor], path: Path) ->
             f"of another shape {shapes[:4]}. Train in a new folder"
         )
     for name, tensor in into.items():
-        tensor.copy_(source[name])
+        copy_into(tensor, source[name])

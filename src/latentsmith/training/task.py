@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentsmith.training.blocks import repeated_blocks
 from latentsmith.utils.seeding import generator, seed_globals
 
 Batch = dict[str, Any]
@@ -116,6 +117,13 @@ class Task(nn.Module):
         (``module(x)``), since other methods are not compiled. Default: the direct children that
         hold trainable parameters."""
         return [m for m in self.children() if any(p.requires_grad for p in m.parameters())]
+
+    def shard_blocks(self) -> list[nn.Module]:
+        """Submodules whose weights are gathered only while each runs, when ``train.shard`` is fsdp;
+        all other weights are whole as long as the task runs. They must be *called*, and their
+        weights used by nothing else. Default: repeated blocks. A task that differentiates within
+        `forward`, or runs its network with other weights, has none."""
+        return repeated_blocks(self)
 
     @torch.no_grad()
     def validate(self, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:

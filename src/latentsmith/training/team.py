@@ -1,6 +1,7 @@
 """The processes of one run: who am I, and agreeing with the others."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ class Team:
         objective has its own scaler, and the weights must stay float32.
 
         Raises:
-            UserError: launched for a strategy other than DDP.
+            UserError: launched for a strategy of accelerate's other than DDP.
         """
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, DistributedType
@@ -43,8 +44,9 @@ class Team:
         known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if accelerator.distributed_type not in known:
             raise UserError(
-                f"launched for {accelerator.distributed_type}, but training runs in one process or "
-                f"by DDP: use `torchrun` or `accelerate launch --multi_gpu`"
+                f"launched for {accelerator.distributed_type}, but training runs in one process, "
+                f"by DDP, or by FSDP that it sets up itself (train.shard=fsdp): use `torchrun` or "
+                f"`accelerate launch --multi_gpu`"
             )
         return cls(
             accelerator, accelerator.device, accelerator.process_index, accelerator.num_processes
@@ -57,7 +59,16 @@ class Team:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """``module`` behind DDP when there are several processes. Gradients become MEANS."""
-        return self.accelerator.prepare_model(module) if self.world_size > 1 else module
+        if self.world_size == 1:
+            return module
+        # it is on its device: moved to "cpu:0" by accelerate, buffers would be other tensors than
+        # those that are saved
+        return self.accelerator.prepare_model(module, device_placement=False)
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite ``tensors`` by those of the main process."""
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
     def gather(self, values: Tensor, own: bool) -> tuple[list[list[float]], bool]:
         """Float ``values`` [n] of every process, by rank; and whether ``own`` is true on any.
@@ -72,12 +83,25 @@ class Team:
         *values_of, flags = torch.stack(rows, dim=1).tolist()
         return [list(row) for row in zip(*values_of, strict=True)], any(flags)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Elementwise mean over processes of float ``values``."""
+    def names(self, own: list[str]) -> list[list[str]]:
+        """The names that every process has, by rank. A digest is exchanged, and the names
+        themselves only where some differ: a process without texts may have no loss of texts."""
+        if self.world_size == 1:
+            return [own]
+        digest = torch.tensor([zlib.crc32("\n".join(own).encode())], device=self.device)
+        digests = [torch.empty_like(digest) for _ in range(self.world_size)]
+        dist.all_gather(digests, digest)
+        if len(set(torch.cat(digests).tolist())) == 1:
+            return [own] * self.world_size
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, own)
+        return found
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over processes."""
         if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
-            values /= self.world_size
         return values
 
     def on_main(self, work: Callable[[], T]) -> T:

@@ -10,6 +10,7 @@ exactly the gradient one process would get on the joined batch. A gather without
 give 1/world_size of it; a loss of local pairs only is another objective altogether.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -35,61 +36,66 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _check_equal_batches(x: Tensor) -> None:
-    """Every process learns every shape, so that all raise together and none is left waiting."""
-    own = torch.tensor([x.shape[0], x.numel()], device=x.device)
+def _counts(x: Tensor) -> list[int]:
+    """How many samples each process holds. Every process learns every shape, so that all raise
+    together and none is left waiting."""
+    own = torch.tensor([x.shape[0], math.prod(x.shape[1:])], device=x.device)
     shapes = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(shapes, own)
-    batches, sizes = torch.stack(shapes).T.tolist()
-    if len(set(batches)) > 1:
-        raise UserError(
-            f"the processes hold batches of unequal size ({batches} samples, in order of rank): "
-            "pairs over the global batch need equal ones. Choose a batch size divisible by the "
-            f"{world_size()} processes, and drop an incomplete last batch."
-        )
+    counts, sizes = torch.stack(shapes).T.tolist()
     if len(set(sizes)) > 1:
         raise UserError(
-            f"the processes hold samples of unequal size ({sizes} numbers a batch, in order of "
+            f"the processes hold samples of unequal size ({sizes} numbers each, in order of "
             "rank): all must have one resolution."
         )
+    return counts
+
+
+def _joined(x: Tensor, counts: list[int]) -> Tensor:
+    """The rows of all processes, of which process k has ``counts[k]``."""
+    most = max(counts)
+    padded = x.contiguous()
+    if len(x) < most:
+        padded = x.new_zeros(most, *x.shape[1:])
+        padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.batch = x.shape[0]
-        x = x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(world_size())]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
+    def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        return _joined(x, counts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         # clone: all_reduce writes in place and the incoming gradient is not ours
         total = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        start = rank() * ctx.batch
-        return total[start : start + ctx.batch]
+        start = sum(ctx.counts[: rank()])
+        return total[start : start + ctx.counts[rank()]], None
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
     """Join the batches of all processes, in order of rank; differentiable.
 
     Args:
-        x: [B, …], the same shape on every process, which all must call this.
+        x: [B, …] on every process, which all must call this; B may differ. Either every process
+            differentiates the result or none does: the backward pass is a collective too.
 
     Returns:
-        [B * world_size, …]; ``x`` itself when not distributed. The backward pass sums the
-        gradients of all processes and keeps the own rows (see the module's rules).
+        [sum of B, …]; ``x`` itself when not distributed. The backward pass sums the gradients of
+        all processes and keeps the own rows (see the module's rules, which hold for any B).
 
     Raises:
-        UserError: on every process, when the shapes differ.
+        UserError: on every process, when the samples' sizes differ.
     """
     if not is_distributed():
         return x
-    _check_equal_batches(x)
-    return _Gather.apply(x)  # type: ignore[return-value]
+    return _Gather.apply(x, _counts(x))  # type: ignore[return-value]
 
 
 def _on_wire(x: Tensor) -> Tensor:
@@ -122,14 +128,7 @@ def gather_rows(x: Tensor) -> Tensor:
             f"the processes hold rows of different kinds ({found}, in order of rank): "
             "all must use one model and one precision."
         )
-    most = max(shape[0] for shape in shapes)
-    wire = _on_wire(x.detach())
-    padded = wire.new_zeros(most, *x.shape[1:])
-    padded[: len(x)] = wire
-    parts = [torch.empty_like(padded) for _ in shapes]
-    dist.all_gather(parts, padded)
-    kept = [part[: shape[0]] for part, shape in zip(parts, shapes, strict=True)]
-    return torch.cat(kept).to(x.device)
+    return _joined(_on_wire(x.detach()), [shape[0] for shape in shapes]).to(x.device)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

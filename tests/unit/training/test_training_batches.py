@@ -29,6 +29,14 @@ def test_split_and_shard_cover_the_batch():
     assert shard(batch(), 1, 2)["factors"]["names"]["shape"] == ["s2", "s3"]
 
 
+def test_every_sample_is_in_one_share():
+    """A held-out batch may be of any size; parts differ by at most one."""
+    parts = [shard(batch(8), rank, 3)["index"].tolist() for rank in range(3)]
+    assert [i for part in parts for i in part] == list(range(8)) and sorted(map(len, parts)) == [2, 3, 3]
+    with pytest.raises(ValueError, match="2 samples cannot be spread over 3 processes"):
+        shard(batch(2), 0, 3)
+
+
 def test_what_is_not_per_sample_is_named():
     wrong = batch() | {"factors": {"size": torch.arange(3)}}
     with pytest.raises(ValueError, match=r"batch\['factors'\]\['size'\] has no length 4"):

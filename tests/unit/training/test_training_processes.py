@@ -29,6 +29,17 @@ def test_two_processes_equal_one_on_the_joined_batch_and_resume(tmp_path):
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
+def test_a_part_that_one_process_lacks_is_the_others(tmp_path):
+    """A process without texts has no loss of texts; all go on, and the record is not diluted."""
+    assert run_processes("uneven", tmp_path / "two", processes=2) == [0, 0]
+    toy_fit("plain", tmp_path / "one")
+    for one, two in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
+        if one["kind"] == "train":
+            assert two["main/sometimes"] == 3
+            assert two["main/loss"] == pytest.approx(one["main/loss"], rel=1e-5)
+            assert two["main/feature"] == pytest.approx(one["main/feature"], rel=1e-4)
+
+
 def test_two_objectives_over_two_processes(tmp_path):
     settings = {"ema": 0.9}
     assert run_processes("adversarial", tmp_path / "a", processes=2, **settings) == [0, 0]

@@ -92,6 +92,50 @@ class Denoiser(Task):
         return self.net(batch["x"]).reshape(-1, 1, 2, 3).sigmoid()
 
 
+class Residual(nn.Module):
+    """x + Linear(tanh(Linear(x))); 5 rows, which neither two nor three processes share evenly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.back = nn.Linear(WIDTH, 5), nn.Linear(5, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.back(self.widen(x).tanh())
+
+
+class Blocks(Denoiser):
+    """Repeated blocks, a weight of its own, a frozen part; with ``norm`` batch norm's buffers."""
+
+    def __init__(self, *, norm: bool = False) -> None:
+        super().__init__(noise=False)
+        self.net = Net()
+        self.blocks = nn.ModuleList(Residual() for _ in range(3))
+        self.norm = nn.BatchNorm1d(WIDTH) if norm else nn.LayerNorm(WIDTH)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("main", [p for p in self.parameters() if p.requires_grad])]
+
+    def _denoised(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x) * self.gain
+
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        loss = (self._denoised(batch["x"]) - batch["x"]).square().mean()
+        return {"loss": loss, "feature": self.encoder(batch["x"]).mean()}
+
+    def sample_grid(self, batch: Batch, ctx: StepContext) -> Tensor:
+        return self._denoised(batch["x"]).reshape(-1, 1, 2, 3).sigmoid()
+
+
+class Crooked(Blocks):
+    """Uses a block's weight without calling the block."""
+
+    def _denoised(self, x: Tensor) -> Tensor:
+        return super()._denoised(x @ self.blocks[0].back.weight @ self.blocks[0].widen.weight)
+
+
 class Steep(Denoiser):
     """Finite, but its gradient overflows float16 under the loss scaler's first scale of 65536."""
 
@@ -108,15 +152,27 @@ class OddOne(Denoiser):
         return parts | {"rmse": parts["rmse"] + odd}
 
 
-class Adversarial(Task):
-    """Two objectives on one batch; the discriminator joins at 16 samples."""
+class Uneven(Denoiser):
+    """Parts that not every process has: ``sometimes`` on the second only, in its own order."""
 
-    def __init__(self) -> None:
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        parts = super().forward(objective, batch, ctx)
+        if ctx.rank == 1:
+            parts = {"sometimes": torch.tensor(3.0), **dict(reversed(parts.items()))}
+        return parts
+
+
+class Adversarial(Task):
+    """Two objectives on one batch; the discriminator joins at 16 samples. With ``norm`` its first
+    gradients are rounding errors, of which AdamW makes whole steps: not to be compared."""
+
+    def __init__(self, *, norm: bool = True) -> None:
         super().__init__()
         torch.manual_seed(12)
         self.g = nn.Sequential(nn.Linear(WIDTH, 16), nn.Dropout(0.1), nn.Linear(16, WIDTH))
         first = nn.Linear(WIDTH, 16, bias=False)  # before batch norm a bias has no true gradient
-        self.d = nn.Sequential(first, nn.BatchNorm1d(16), nn.Linear(16, 1))
+        middle = nn.BatchNorm1d(16) if norm else nn.Tanh()
+        self.d = nn.Sequential(first, middle, nn.Linear(16, 1))
         self.looks: list[tuple[str, int]] = []
 
     def objectives(self) -> list[Objective]:
@@ -145,7 +201,12 @@ TASKS: dict[str, Callable[[], Task]] = {
     "norm": lambda: Denoiser(norm=True),
     "steep": Steep,
     "odd one": OddOne,
+    "uneven": lambda: Uneven(noise=False),
     "adversarial": Adversarial,
+    "duel": lambda: Adversarial(norm=False),
+    "blocks": Blocks,
+    "blocks norm": lambda: Blocks(norm=True),
+    "crooked": Crooked,
 }
 
 

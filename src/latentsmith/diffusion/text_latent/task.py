@@ -31,6 +31,7 @@ from latentsmith.losses.cycle.run import LatentCycle, TextCycle, guess
 from latentsmith.losses.priors.base import PriorInput
 from latentsmith.losses.priors.reference import LatentReference
 from latentsmith.training.task import Batch, Objective, StepContext, Task
+from latentsmith.utils.distributed import gather_with_grad, is_distributed
 
 Parts = dict[str, Tensor]
 Term = tuple[float, Tensor, Parts]
@@ -88,6 +89,10 @@ class TextLatentTask(Task):
     def compile_targets(self) -> list[torch.nn.Module]:
         """The network."""
         return [self.network]
+
+    def shard_blocks(self) -> list[torch.nn.Module]:
+        """None. Cycles run the network with some of its weights detached."""
+        return []
 
     def forward(self, objective: str, batch: Batch, ctx: StepContext) -> Parts:
         """Loss of one micro-batch.
@@ -189,6 +194,8 @@ class TextLatentTask(Task):
             texts = rows.where(self.t2l2t.sees(rows))
             if len(texts):
                 found += self._of_texts(texts, text, prior, ctx)
+            elif prior and is_distributed():
+                found.append((prior, *self._judged(texts, self._no_guess(texts), ctx)))
         if latent:
             latents, repeats = rows.where(self.l2t2l.sees(rows)), c.cycles.l2t2l.repeats
             if len(latents):
@@ -213,13 +220,20 @@ class TextLatentTask(Task):
                 found.append((text / repeats, *cycle(rows, z, noise)))
         return found
 
+    def _no_guess(self, texts: Rows) -> Tensor:
+        """T2L's latents of no texts [0, …], with the gradient that other processes will gather."""
+        anything = next(p for p in self.network.parameters() if p.requires_grad)
+        return texts.latents + 0 * anything.sum()
+
     def _judged(self, rows: Rows, z: Tensor, ctx: StepContext) -> tuple[Tensor, Parts]:
-        """The prior of T2L's latents, before any bridge."""
+        """The prior of T2L's latents, before any bridge; of a joint one, of all processes'."""
         assert self.prior is not None
+        data, has, guess = rows.latents, rows.has_latent, z
+        if self.prior.joint:
+            data, has, guess = (gather_with_grad(x) for x in (data, has, guess))
         training = torch.is_grad_enabled() and not ctx.fixed_noise
-        seen = PriorInput(rows.latents, rows.has_latent, self.model, named(ctx, "prior"), training)
-        value = self.prior(z, seen)
-        power = z.detach().square().mean()
+        value = self.prior(guess, PriorInput(data, has, self.model, named(ctx, "prior"), training))
+        power = z.detach().square().sum() / max(z.numel(), 1)
         return value.loss, {"prior": value.loss.detach(), "guess_power": power, **value.parts}
 
     # Looking at it -------------------------------------------------------------------------------

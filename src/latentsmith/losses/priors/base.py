@@ -51,7 +51,14 @@ class PriorValue:
 
 
 class Prior(nn.Module):
-    """A loss on predicted latents."""
+    """A loss on predicted latents.
+
+    Attributes:
+        joint: True when it is no mean over predictions, but a loss of the whole set: it is then
+            given those of all processes (of one micro-batch each).
+    """
+
+    joint: bool = True
 
     def forward(self, guess: Tensor, seen: PriorInput) -> PriorValue:
         """guess [n, …], with graph → its value."""

@@ -73,6 +73,7 @@ class DiffusionPrior(Prior):
         gamma: of min-SNR, w(t).
     """
 
+    joint = False
     errors: Tensor
     trivial: Tensor
 
@@ -90,6 +91,10 @@ class DiffusionPrior(Prior):
         one's (below 1: the gate is open)."""
         if seen.training:
             self.average.update(seen.model.network)
+        if not len(guess):  # of this process's part of a batch that is not all texts
+            return PriorValue(
+                guess.sum(), {"prior_gate": self.errors / self.trivial.clamp(min=1e-12)}
+            )
         rng = seen.noise("time")
         u = torch.rand(len(guess), generator=rng, device=rng.device)
         t = LOW + (HIGH - LOW) * u

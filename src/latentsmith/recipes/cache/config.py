@@ -16,6 +16,7 @@ from latentsmith.encoders.text.minilm import MiniLMConfig
 from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
 from latentsmith.registry import OneOf
 from latentsmith.stores.base import Content, Stored
+from latentsmith.utils.on_ray import RayConfig
 
 if TYPE_CHECKING:
     from latentsmith.config.run import Run
@@ -103,6 +104,11 @@ class CacheConfig(RecipeConfig):
     one byte a number, scaled per channel."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Samples per forward pass."""
+    engine: Literal["here", "ray"] = "here"
+    """Who computes: this process (or those that torchrun started), or tasks on a Ray cluster that
+    share the store's disk."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """With engine=ray."""
     unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of unreadable samples to put up with (at least 16 are); each is listed in the store."""
 

@@ -1,6 +1,8 @@
 """The one stage of the cache recipe, also called by the verb without a run."""
 
+import functools
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from latentsmith.autoencoders.load import open_autoencoder
@@ -9,16 +11,19 @@ from latentsmith.data.base import Dataset, Split
 from latentsmith.data.loader import Loader
 from latentsmith.encoders.base import Encoder
 from latentsmith.encoders.pixel_pca import PixelPCA
+from latentsmith.errors import UserError
 from latentsmith.recipes.cache.config import CacheConfig
 from latentsmith.stores.base import FeatureStore
-from latentsmith.stores.build import check_place
+from latentsmith.stores.build import build_store, check_place
 from latentsmith.stores.contents import Contents, fill
 from latentsmith.stores.describe import describe
 from latentsmith.stores.features import token_contents, vector_contents
 from latentsmith.stores.latents import latent_contents
+from latentsmith.stores.layout import MANIFEST
 from latentsmith.stores.texts import Texts, captions, class_texts, file_texts, text_contents
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
+from latentsmith.utils.on_ray import on_ray
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +47,42 @@ def make(cfg: CacheConfig, out: Path | None = None) -> FeatureStore:
     contents = contents_of(cfg, team)
     path = contents.default_path() if out is None else out
     log.info("%s of %s, into %s", cfg.what, contents.manifest.source["name"], path)
+    if cfg.engine == "ray":
+        _on_ray(cfg, path, team)
     store = fill(
         path, contents, batch_size=cfg.batch_size, rank=team.rank, world_size=team.world_size
     )
     if team.is_main:
         print(describe(store.manifest), path, sep="\n")
     return store
+
+
+def _on_ray(cfg: CacheConfig, path: Path, team: Team) -> None:
+    """Tasks on Ray compute the missing shards. What a lost one leaves, `fill` computes here."""
+    if team.world_size > 1:
+        raise UserError("engine=ray starts its own tasks: give the command without torchrun")
+    if not (path / MANIFEST).is_file():
+        work = functools.partial(_shards, replace(cfg, engine="here"), path.absolute())
+        on_ray(work, cfg.ray, f"{cfg.what} of {cfg.data.kind if cfg.data else 'texts'}")
+
+
+def _shards(cfg: CacheConfig, path: Path, rank: int, workers: int) -> None:
+    """One task's part of the store, on whatever machine this is."""
+    contents = contents_of(cfg, Team.join(several_objectives=False))
+    try:
+        build_store(
+            path,
+            contents.manifest,
+            contents.keys,
+            contents.compute,
+            batch_size=cfg.batch_size,
+            rank=rank,
+            world_size=workers,
+        )
+    finally:
+        close = getattr(contents.compute, "close", None)
+        if close is not None:
+            close()
 
 
 def contents_of(cfg: CacheConfig, team: Team) -> Contents:
