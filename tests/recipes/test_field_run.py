@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.explored import tabs_by_arm
 from helpers.pages import assert_self_contained
 from latentsmith.autoencoders.load import load_autoencoder
 from latentsmith.cli import main
@@ -183,3 +184,10 @@ GOLDEN = {
     "mamba_flow": [1.70127, 1.52524, 1.41385, 1.50968],
     "minimal_bottleneck": [1.70127, 1.52636, 1.41609, 1.51192],
 }
+
+
+def test_its_arms_can_be_explored(smoke):
+    found = tabs_by_arm(smoke)
+    assert list(found) == list(AUTOENCODERS)
+    assert all("field" in tabs for tabs in found.values())
+    assert "generate" in found["autoencoder"]

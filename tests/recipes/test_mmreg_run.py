@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.explored import tabs_by_arm
 from helpers.pages import assert_self_contained
 from latentsmith.cli import main
 from latentsmith.config.run import Run
@@ -174,3 +175,9 @@ def test_loading_a_run_gives_its_settings_back(smoke):
     assert run.config.kind == "mmreg"
     assert run.config.loss.kind == "pearson"
     assert run.finished
+
+
+def test_its_arms_can_be_explored(smoke):
+    found = tabs_by_arm(smoke)
+    assert list(found) == ["pretrain", "baseline", "regularized"]
+    assert "generate" in found["regularized"] and "generate" not in found["pretrain"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.explored import tabs_by_arm
 from helpers.pages import assert_self_contained
 from latentsmith.autoencoders.load import load_autoencoder
 from latentsmith.cli import main
@@ -216,3 +217,9 @@ def test_captioned_shapes_are_judged(smoke, cache, monkeypatch):
     shown = [row[0] for row in _table({"psvae": card}, ("attribute_accuracy",), "").rows]
     assert shown
     assert not any(name.endswith("_reconstructed") for name in shown)
+
+
+def test_its_arms_can_be_explored(smoke):
+    found = tabs_by_arm(smoke)
+    assert set(found) == set(AUTOENCODERS.values())
+    assert all("edit" in tabs and "map" in tabs for tabs in found.values())

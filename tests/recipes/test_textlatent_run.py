@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.explored import tabs_by_arm
 from helpers.pages import assert_self_contained
 from helpers.small_textlatent import small_words
 from latentsmith.cli import main
@@ -252,3 +253,9 @@ def test_every_row_of_the_ablations_is_a_run():
         listed("textlatent", ["preset=ablations", "only=Q"])
     with pytest.raises(UserError, match="Did you mean 'ablations'"):
         listed("textlatent", ["preset=ablation"])
+
+
+def test_its_arms_can_be_explored(smoke, cached):
+    found = tabs_by_arm(smoke)
+    assert list(found) == ["base", "cycles"]  # the decoders compared with are no such models
+    assert "roundtrip" in found["cycles"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.explored import tabs_by_arm
 from helpers.pages import assert_self_contained
 from latentsmith.cli import main
 from latentsmith.config.run import Run
@@ -227,3 +228,9 @@ def test_loading_a_run_gives_its_settings_back(smoke):
     assert run.config.unet.lora.scope == "mid"
     assert run.config.diffusion.objective is None
     assert run.finished
+
+
+def test_its_arms_can_be_explored(smoke):
+    found = tabs_by_arm(smoke)
+    assert tuple(found)[-2:] == ARMS  # on one autoencoder
+    assert all({"map", "generate", "inpaint"} <= set(found[arm]) for arm in ARMS)
