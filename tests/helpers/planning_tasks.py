@@ -25,6 +25,25 @@ class Chain(Task):
         return {"loss": self.second(self.first(batch["x"]).relu()).square().sum()}
 
 
+class Blocks(Task):
+    """Four blocks [8, 8] and a head [8, 1], without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.blocks = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(4))
+            self.head = nn.Linear(8, 1, bias=False)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("blocks", list(self.parameters()))]
+
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        x = batch["x"]
+        for block in self.blocks:
+            x = block(x)
+        return {"loss": self.head(x).square().sum()}
+
+
 class Duel(Task):
     """Two objectives over parts of their own."""
 

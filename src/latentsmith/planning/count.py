@@ -39,6 +39,8 @@ class StepCount:
         weights: bytes of all parameters and buffers. state: of AdamW's moments and the moving
             average besides.
         gradients: bytes.
+        gathered: bytes of trainable weights that are whole at once where processes share them
+            (``train.shard=fsdp``): those outside of blocks, one block and the next.
         working: micro-batch → most bytes alive beside weights and state: activations, gradients,
             what one operator hands to the next.
         kept: micro-batch → bytes the forward pass leaves for the backward pass.
@@ -50,6 +52,7 @@ class StepCount:
     weights: int
     state: int
     gradients: int
+    gathered: int
     working: dict[int, int]
     kept: dict[int, int]
     ops: list[tuple[float, float]]
@@ -133,11 +136,18 @@ def count_step(stage: Training, sizes: Sequence[int], micros: int = 1) -> StepCo
             weights=size([*task.parameters(), *task.buffers()]),
             state=(3 if stage.train.ema else 2) * gradients,
             gradients=gradients,
+            gathered=_gathered(task, gradients),
             working={k: s.working for k, s in seen.items()},
             kept={k: s.kept for k, s in seen.items()},
             ops=[(op.flops * each, op.moved * each) for op in last.ops],
             launches=len(last.ops) // last.batches,
         )
+
+
+def _gathered(task: Task, whole: int) -> int:
+    own = [[p for p in block.parameters() if p.requires_grad] for block in task.shard_blocks()]
+    blocks = sorted(size(params) for params in own)
+    return whole - sum(blocks[:-2])
 
 
 def _parts(stage: Training, task: Task, ops: list[Op], each: float) -> list[PartCount]:

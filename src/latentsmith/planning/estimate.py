@@ -162,7 +162,7 @@ def _stage(stage: Training, setup: Setup, count: StepCount) -> StageEstimate:
     micros = train.micros(setup.gpus)
     local = train.batch_size // setup.gpus
     micro = local // micros
-    room = setup.device.room - _buckets(count, setup)
+    room = setup.device.room - _exchanged(stage, count, setup)
     fits = _divisor(local, count.largest(room))
     peak = setup.device.peak(train.precision) * setup.utilization
     each, floor = count.flops / peak, setup.device.floor(count.ops, train.precision)
@@ -172,12 +172,14 @@ def _stage(stage: Training, setup: Setup, count: StepCount) -> StageEstimate:
     steps = -(-train.samples // train.batch_size)
     copies = (3 + (train.ema is not None)) * count.gradients * (train.keep_last + 1)
     return StageEstimate(
-        stage, count, micro, fits, _table(count, setup, local, micro), each, floor, step,
+        stage, count, micro, fits, _table(stage, count, setup, local, micro), each, floor, step,
         steps * step * stage.times, copies,
     )  # fmt: skip
 
 
-def _table(count: StepCount, setup: Setup, local: int, micro: int) -> dict[int, int]:
+def _table(
+    stage: Training, count: StepCount, setup: Setup, local: int, micro: int
+) -> dict[int, int]:
     """Memory at micro-batches that halve the GPU's share of the batch, and at the one set."""
     sizes, size = {micro}, local
     while size >= 1 and len(sizes) < 8:
@@ -185,17 +187,24 @@ def _table(count: StepCount, setup: Setup, local: int, micro: int) -> dict[int, 
         if size % 2:
             break
         size //= 2
-    return {n: on_gpu(count, n, setup) for n in sorted(sizes)}
+    return {n: on_gpu(stage, count, n, setup) for n in sorted(sizes)}
 
 
-def on_gpu(count: StepCount, micro: int, setup: Setup) -> int:
+def on_gpu(stage: Training, count: StepCount, micro: int, setup: Setup) -> int:
     """Bytes of GPU memory with so many samples at once."""
-    return round((count.peak(micro) + _buckets(count, setup)) * SLACK + RESERVE)
+    return round((count.peak(micro) + _exchanged(stage, count, setup)) * SLACK + RESERVE)
 
 
-def _buckets(count: StepCount, setup: Setup) -> int:
-    """DDP's copies of all gradients."""
-    return count.gradients if setup.gpus > 1 else 0
+def _exchanged(stage: Training, count: StepCount, setup: Setup) -> int:
+    """Bytes that several GPUs hold beyond what one would. DDP: a copy of all gradients. FSDP, below
+    zero: an Nth of weights, gradients, moments and average, with what is gathered of the first
+    two."""
+    if setup.gpus == 1:
+        return 0
+    if stage.train.shard == "none":
+        return count.gradients
+    shared = 2 * count.gradients + count.state
+    return 2 * count.gathered - shared + shared // setup.gpus
 
 
 def _divisor(local: int, most: int) -> int:

@@ -1,11 +1,12 @@
 """From counts to memory, time, disk and advice."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 
-from helpers.planning_tasks import Chain, training
+from helpers.planning_tasks import Blocks, Chain, training
 from latentsmith.errors import UserError
 from latentsmith.planning.devices import LAUNCH, RESERVE, SLACK, Device
 from latentsmith.planning.estimate import Setup, estimate
@@ -48,6 +49,19 @@ def test_gpus_share_the_batch_and_pay_for_buckets():
     assert buckets == pytest.approx(SLACK * four.count.gradients, abs=2)
     with pytest.raises(UserError, match="does not divide over 3 processes"):
         estimate(plan(), Setup(SLOW, 3))
+
+
+def test_shared_weights_are_an_nth_and_what_is_gathered():
+    def needs(gpus: int, **train: Any) -> int:
+        stage = training(Blocks, {"blocks": "blocks"}, **train)
+        return estimate(RecipePlan([stage]), Setup(SLOW, gpus)).stages[0].memory[4]
+
+    whole = 4 * (4 * 64 + 8)  # bytes of the weights: two blocks and the head are gathered
+    gathered = 4 * (2 * 64 + 8)
+    ddp, fsdp = needs(4, ema=0.9), needs(4, ema=0.9, shard="fsdp")
+    saved = whole + 5 * whole * 3 / 4 - 2 * gathered  # DDP's buckets, and three fourths of the rest
+    assert ddp - fsdp == pytest.approx(SLACK * saved, abs=3)
+    assert needs(1, shard="fsdp", micro_batch=4) == needs(1, micro_batch=4)
 
 
 def test_what_fits_divides_the_batch():
