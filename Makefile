@@ -28,7 +28,7 @@ demo-full: $(VENV)/.core
 	$(BIN)/latentsmith run mmreg scale=laptop
 
 test: lint type
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 setup: $(VENV)/.dev
 

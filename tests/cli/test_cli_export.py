@@ -44,7 +44,7 @@ def test_an_autoencoder_that_is_elsewhere_is_given(here, capsys):
 MISTAKES = [
     (
         "nowhere --out exported",
-        "there is no folder nowhere. Give a run, or the folder of a generator that was saved",
+        "there is no folder nowhere. Give a run, or the folder of a model that was saved",
     ),
     (
         "source/generator --model generator-baseline --out exported",

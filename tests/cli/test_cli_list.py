@@ -92,6 +92,7 @@ def test_doctor_finds_this_machine_well(capsys):
     out = capsys.readouterr().out
     assert "torch 2" in out and "core(s)" in out and "GiB free" in out
     assert "mmreg scale=smoke: nothing missing" in out
+    assert "latentsmith plan RECIPE scale=paper" in out
 
 
 def test_doctor_reports_what_is_broken(monkeypatch, capsys):

@@ -164,6 +164,25 @@ def tiny_autoencoder(folder: Path, *, seed: int = 0, channels: int = 3) -> str:
     return str(folder)
 
 
+def tiny_semantic(folder: Path) -> Any:
+    """An autoencoder around a DINOv2: latents [6, 3, 3] of 24 x 24 images, with measured scales."""
+    from latentsmith.autoencoders.pixel_decoder import PixelDecoderConfig
+    from latentsmith.autoencoders.projectors.mlp import MLPConfig
+    from latentsmith.autoencoders.semantic import SemanticAutoencoderConfig
+    from latentsmith.encoders.dinov2 import DinoV2Config
+
+    built = SemanticAutoencoderConfig(
+        encoder=DinoV2Config(source=tiny_dinov2(folder / "dino"), resolution=42),
+        projector=MLPConfig(widths=(12, 10), blocks=1),
+        latent_channels=6,
+        decoder=PixelDecoderConfig(width=8, levels=[8, 8, 4], blocks=1, groups=4),
+    ).build()
+    images = torch.rand(8, 3, 24, 24, generator=torch.Generator().manual_seed(3))
+    built.measure_features([images])
+    built.measure_normalizer([images])
+    return built.eval()
+
+
 @cache
 def random_inception(seed: int = 0) -> Any:
     """The Inception network (full size: the layout is fixed) with weights at which differences

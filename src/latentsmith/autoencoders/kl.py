@@ -188,7 +188,8 @@ class KLAutoencoder(Autoencoder):
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) for square images. Raises UserError when the side is not a multiple of
         `factor`."""
-        side, rest = divmod(resolution, self.factor)
+        # no divmod: sides that are traced know none
+        side, rest = resolution // self.factor, resolution % self.factor
         if rest or side < 1:
             low = max(side, 1) * self.factor
             raise UserError(

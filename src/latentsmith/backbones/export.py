@@ -105,7 +105,8 @@ def load_backbone(folder: Path | str) -> Backbone:
             "are read by load_published, diffusers' class by from_diffusers_dit"
         )
     digest = config.pop(BORROWED, None)
-    arguments = {k: v for k, v in config.items() if not k.startswith("_")}
+    # what exports say besides (auto_map) is diffusers'
+    arguments = {k: v for k, v in config.items() if k in ("settings", "latent_shape", "classes")}
     if weights == PART:
         return _around_source(arguments, state, digest, folder).eval()
     with torch.device("meta"):

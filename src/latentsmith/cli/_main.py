@@ -17,8 +17,8 @@ PACKAGE = "latentsmith.cli"
 ORDER = [
     "run", "train", "sweep", "plan", "launch", "sample", "edit", "variation", "inpaint",
     "interpolate", "encode", "decode", "reconstruct", "invert", "roundtrip", "infill", "measure",
-    "export", "cache", "report", "runs", "clean", "list", "data", "new-recipe", "completion",
-    "doctor",
+    "explore", "export", "push", "cache", "report", "runs", "clean", "list", "data", "new-recipe",
+    "completion", "doctor",
 ]  # fmt: skip
 """How ``--help`` lists the verbs; others follow."""
 

@@ -73,10 +73,36 @@ def crop_of_run(path: Path) -> list[str]:
     return [] if transform is None else [f"crop={transform.deterministic().crop}"]
 
 
-def generator_folder(path: Path, stage: str | None) -> tuple[str, str]:
-    """(folder, stage) of `generator_of_run`; same errors."""
-    folder, _, stage = _generator(path, stage)
-    return folder, stage
+def saved_of_run(path: Path, stage: str | None) -> tuple[str, str]:
+    """(folder, stage) of what a stage of the run trained, whatever it is; without ``stage`` the
+    last generator of images, or where there is none the last model.
+
+    Raises:
+        UserError: the run has trained nothing yet, or that stage has not.
+    """
+    from latentsmith.config.run import Run
+    from latentsmith.errors import UserError, nearest
+
+    run = Run.load(path)
+    done = [s.name for s in run.config.stages() if run.stage_done(s.name)]
+    found = {name: folder for name in done if (folder := _saved(run.summary(name)))}
+    if not found:
+        raise UserError(
+            f"{path} has trained nothing yet: the same latentsmith run, without --until, goes on"
+        )
+    if stage is None:
+        made = [name for name in found if "generators" in run.summary(name)]
+        stage = (made or list(found))[-1]
+    if stage not in found:
+        raise UserError(f"{path} has no model of stage {stage!r}. {nearest(stage, found)}")
+    return found[stage], stage
+
+
+def _saved(left: dict[str, Any]) -> str | None:
+    """The folder of a model in what a stage left."""
+    if "generators" in left:
+        return left["generators"][0]["generator"]
+    return next((left[key] for key in ("model", "flow", "inverter") if key in left), None)
 
 
 def _generator(path: Path, stage: str | None) -> tuple[str, dict[str, Any], str]:

@@ -19,6 +19,15 @@ HELP = "say what works on this machine and what each recipe lacks"
 LOW_DISK_GIB = 5.0
 """Free space below which a warning is due: checkpoints of small runs and caches fit in this."""
 
+OPTIONAL = {
+    "wandb": ("tracker wandb", "wandb"),
+    "mlflow": ("tracker mlflow", "mlflow"),
+    "ray": ("cache with engine=ray", "ray"),
+    "uvicorn": ("latentsmith explore", "ui"),
+    "onnxruntime": ("export --onnx", "onnx"),
+}
+"""Package → what for, and the extra that brings it."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -51,6 +60,10 @@ def doctor(args: argparse.Namespace) -> int:
             print(f"  {finding.state:4}  {finding.text}")
             bad += finding.state == "bad"
     print(f"{bad} problem(s) to mend" if bad else "no problem that stops every recipe")
+    print(
+        "memory, disk and time that a preset takes, and on which GPU: "
+        f"latentsmith plan {args.recipe or 'RECIPE'} scale=paper"
+    )
     return 1 if bad else 0
 
 
@@ -96,9 +109,9 @@ def packages() -> Iterator[Finding]:
         yield Finding(
             "bad", f"not installed: {', '.join(missing)}: pip install {' '.join(missing)}"
         )
-    for name, use in {"wandb": "tracker wandb", "mlflow": "tracker mlflow"}.items():
+    for name, (use, extra) in OPTIONAL.items():
         if importlib.util.find_spec(name) is None:
-            yield Finding("note", f"without {name} (optional, for {use}): pip install {name}")
+            yield Finding("note", f"without {name} (for {use}): pip install 'latentsmith[{extra}]'")
 
 
 def _dependencies() -> list[str]:

@@ -1,18 +1,27 @@
-"""The autoencoder as diffusers' ``AutoencoderKL``."""
+"""A generator's autoencoder, beside it in its export."""
 
 from pathlib import Path
 
+from latentsmith.autoencoders.base import Autoencoder
 from latentsmith.autoencoders.kl import KLAutoencoder, KLAutoencoderConfig
 from latentsmith.errors import UserError
 from latentsmith.export.part import Part
 
 FOLDER = "vae"
 
-CODE = """\
+OPEN = """\
 import torch
 from diffusers import AutoencoderKL
 
 vae = AutoencoderKL.from_pretrained(".", subfolder="vae").eval()
+"""
+OPEN_OWN = """\
+import torch
+from diffusers import AutoModel
+
+vae = AutoModel.from_pretrained("./vae", trust_remote_code=True).eval()
+"""
+CODE = """\
 mean, std = (torch.tensor(vae.config[name]) for name in ("latents_mean", "latents_std"))
 mean, std = mean[:, None, None], std[:, None, None] / vae.config.scaling_factor
 decode = lambda z: (vae.decode(z * std + mean).sample + 1) / 2
@@ -26,7 +35,15 @@ NOTE = (
 def write_autoencoder(autoencoder: KLAutoencoder, folder: Path) -> Part:
     """Write ``folder/vae``, with the scale of the latents in its config."""
     autoencoder.save_pretrained(folder / FOLDER)
-    return Part(f"{FOLDER}/", "autoencoder, diffusers' `AutoencoderKL`", CODE, NOTE)
+    return describe_autoencoder(autoencoder)
+
+
+def describe_autoencoder(autoencoder: Autoencoder) -> Part:
+    """What the card says of ``vae/``, wherever it was written."""
+    if isinstance(autoencoder, KLAutoencoder):
+        return Part(f"{FOLDER}/", "autoencoder, diffusers' `AutoencoderKL`", OPEN + CODE, NOTE)
+    what = f"autoencoder, `{autoencoder.kind}`, its code beside it"
+    return Part(f"{FOLDER}/", what, OPEN_OWN + CODE, NOTE)
 
 
 def is_in(pipeline: str, autoencoder: KLAutoencoder) -> bool | None:

@@ -1,20 +1,14 @@
-"""The model card: what a generator is, what it was trained on, how each part is loaded."""
+"""The model card: what something is, how it was made, how each part of it is loaded."""
 
 import json
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-import latentsmith
-from latentsmith.backbones.unet_network import SDUNet
-from latentsmith.export.autoencoder import FOLDER
 from latentsmith.export.measured import measured
 from latentsmith.export.part import Part
-from latentsmith.export.pipeline import AUTOENCODER, PIPELINE_PARTS
 from latentsmith.reports.content import Report
-from latentsmith.sampling.generator import LatentGenerator
-from latentsmith.utils.digest import state_digest
 
 LICENCE = """\
 ## Licence
@@ -22,11 +16,33 @@ LICENCE = """\
 Not stated: fill in `license` above. The weights it started from and the images it was trained on
 have licences too.
 """
+DIGESTS = ("", "digest (xxh3-128)")
 
 
-def model_card(
-    name: str, generator: LatentGenerator, parts: list[Part], report: Report | None = None
-) -> str:
+@dataclass
+class Told:
+    """What a card says besides its parts and numbers.
+
+    Attributes:
+        sentence: what it is.
+        library: that loads it.
+        tags: for model hubs.
+        entries: more of the front matter.
+        made: how it was made, (what, how); plain text or Markdown.
+        digests: what belongs together, (what, digest).
+        warning: after the digests.
+    """
+
+    sentence: str
+    library: str
+    tags: list[str]
+    entries: dict[str, Any] = field(default_factory=dict)
+    made: list[tuple[str, str]] = field(default_factory=list)
+    digests: list[tuple[str, str]] = field(default_factory=list)
+    warning: str = ""
+
+
+def model_card(name: str, told: Told, parts: list[Part], report: Report | None = None) -> str:
     """Markdown with YAML front matter, as model hubs read it; the licence is left to its author.
 
     Args:
@@ -34,80 +50,30 @@ def model_card(
         parts: what the folder holds.
         report: whose measurements are shown; None: none are.
     """
+    digests = [(what, f"`{digest}`") for what, digest in told.digests]
+    made = [(what, how.replace("|", "\\|")) for what, how in told.made]
     sections = [
-        f"# {name}\n\n{_sentence(generator)}\n",
+        f"# {name}\n\n{told.sentence}\n",
         _table("What is here", ("file", "what it is"), [(f"`{p.path}`", p.what) for p in parts]),
-        _table("How it was made", ("", ""), _made(generator, parts)),
+        _table("How it was made", ("", ""), made),
         _loading(parts),
-        _pairing(generator),
+        _table("What belongs together", DIGESTS, digests) + told.warning,
     ]
     if report is not None and report.measurements:
         sections.append(measured(report))
-    return "\n".join([_front(generator, parts), *sections, LICENCE])
+    return "\n".join([_front(told), *sections, LICENCE])
 
 
-def _front(generator: LatentGenerator, parts: list[Part]) -> str:
-    network, tags = generator.backbone, ["latentsmith"]
-    entries: dict[str, Any] = {"library_name": "latentsmith"}
-    if isinstance(network, SDUNet):
-        entries["library_name"] = "diffusers"
-        tags += ["stable-diffusion", "text-to-image"]
-        source = network.config.source
-        if network.config.adapt == "lora":
-            tags.append("lora")
-        if network.config.adapt != "full" and not Path(source).exists():
-            entries["base_model"] = source
-    else:
-        tags += [network.config.kind, "latent-diffusion"]
-    if PIPELINE_PARTS in (part.path for part in parts):
-        entries["library_name"] = "diffusers"
-        tags.append("text-to-image")
-    text = yaml.safe_dump(entries | {"tags": tags}, sort_keys=False)
+def _front(told: Told) -> str:
+    entries = {"library_name": told.library, **told.entries, "tags": ["latentsmith", *told.tags]}
+    text = yaml.safe_dump(entries, sort_keys=False)
     return f"---\n{text}# license: yours to state\n---\n"
 
 
-def _sentence(generator: LatentGenerator) -> str:
-    network, info = generator.backbone, generator.info
-    kind = f"A generator of images in the latent space of an autoencoder (`{network.config.kind}`)"
-    if isinstance(network, SDUNet):
-        how = {"lora": "adapted by LoRA", "full": "trained whole", "none": "not trained"}
-        kind = f"A Stable Diffusion U-Net, {how[network.config.adapt]}"
-    told = f", of {len(info.classes)} classes" if info.classes else ""
-    return f"{kind}{told}; made with latentsmith {latentsmith.__version__}."
-
-
-def _made(generator: LatentGenerator, parts: list[Part]) -> list[tuple[str, str]]:
-    network, info = generator.backbone, generator.info
-    rows = [(key, _plain(value)) for key, value in info.training.items()]
-    if isinstance(network, SDUNet) and network.config.adapt != "full":
-        rows.append(("network it started from", f"`{network.config.source}`"))
-    if info.classes:
-        shown = ", ".join(info.classes[:10])
-        rows.append(
-            ("classes", f"{shown}, … ({len(info.classes)})" if info.classes[10:] else shown)
-        )
-    path = {k: v for k, v in info.to_json()["path"].items() if v is not None}
-    rows += [
-        ("path", _plain(path)),
-        ("the network says", network.predicts),
-        ("latents", " x ".join(map(str, network.latent_shape))),
-        ("autoencoder", _autoencoder(generator, parts)),
-    ]
-    return [(key, text.replace("|", "\\|")) for key, text in rows]
-
-
-def _autoencoder(generator: LatentGenerator, parts: list[Part]) -> str:
-    network, paths = generator.backbone, [part.path for part in parts]
-    for folder in (FOLDER, AUTOENCODER):
-        if f"{folder}/" in paths:
-            return f"`{folder}/`, here"
-    assert isinstance(network, SDUNet)  # all others go with theirs
-    return f"not here: that of `{network.config.source}`, if its digest is the one below"
-
-
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A setting as a person writes it."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -119,22 +85,6 @@ def _loading(parts: list[Part]) -> str:
             text += [f"{part.note}\n"] if part.note else []
             text += [f"```python\n{part.code}```\n"] if part.code else []
     return "\n".join(text)
-
-
-def _pairing(generator: LatentGenerator) -> str:
-    rows = {
-        "autoencoder": "all its weights",
-        "encoder": "its weights that made the latents",
-        "normalizer": "scale of the latents",
-        "latents": "the training's store of latents",
-    }
-    pairing = generator.info.pairing.to_json()
-    digests = [(f"{name}: {what}", f"`{pairing[name]}`") for name, what in rows.items()]
-    digests.append(("network", f"`{state_digest(generator.backbone.state_dict())}`"))
-    if generator.aligner is not None:
-        digests.append(("alignment heads", f"`{state_digest(generator.aligner.state_dict())}`"))
-    table = _table("What belongs together", ("", "digest (xxh3-128)"), digests)
-    return f"{table}\nWith another autoencoder the images are wrong but plausible.\n"
 
 
 def _table(title: str, heads: tuple[str, str], rows: list[tuple[str, str]]) -> str:

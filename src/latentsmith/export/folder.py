@@ -1,68 +1,108 @@
-"""A generator → a folder that other libraries load from, all or nothing."""
+"""What was trained → a folder that other libraries load from, all or nothing."""
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
+from latentsmith.autoencoders.base import Autoencoder
+from latentsmith.autoencoders.field.model import FieldAutoencoder
 from latentsmith.autoencoders.kl import KLAutoencoder
 from latentsmith.backbones.text_dit import TextDiT
 from latentsmith.backbones.unet_network import SDUNet
 from latentsmith.errors import UserError
-from latentsmith.export.autoencoder import FOLDER, is_in, write_autoencoder
+from latentsmith.export.alone import Alone, of_alone, write_alone
+from latentsmith.export.autoencoder import describe_autoencoder, is_in, write_autoencoder
 from latentsmith.export.card import model_card
+from latentsmith.export.card_generator import of_generator
+from latentsmith.export.class_pipeline import write_class_generator
 from latentsmith.export.heads import write_heads
+from latentsmith.export.onnx_graphs import write_onnx
 from latentsmith.export.part import Part
 from latentsmith.export.pipeline import Sampling, write_pipeline
 from latentsmith.export.unet import in_pipeline, write_unet
 from latentsmith.reports.content import Report
-from latentsmith.sampling.generator import BACKBONE, LatentGenerator
+from latentsmith.sampling.generator import LatentGenerator
+from latentsmith.sampling.text_latent.translator import Translator
 from latentsmith.utils.files import atomic_folder, move_aside
 
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
-LOAD = """\
-from latentsmith.sampling.generator import LatentGenerator
-
-generator = LatentGenerator.load(".")
-network = generator.backbone  # network(z, t, condition).sample; t in [0, 1], 1 is noise
-"""
 
 
 def export(
-    generator: LatentGenerator,
+    what: LatentGenerator | Alone,
     out: Path | str,
     *,
     name: str,
     with_vae: bool = False,
+    onnx: bool = False,
     report: Report | None = None,
+    facts: dict[str, Any] | None = None,
     sampling: Sampling | None = None,
+    like: Translator | None = None,
     fresh: bool = False,
 ) -> Path:
-    """Write ``out``: the network, its autoencoder, its alignment heads, and ``README.md``; of a
-    generator from texts (``text_dit``), a diffusers pipeline.
+    """Write ``out``: weights, configs, the code of classes that others have not, and ``README.md``.
+    Of a generator also its autoencoder and its alignment heads.
 
     Args:
-        generator: with its autoencoder.
+        what: a generator with its autoencoder, or an autoencoder, a flow of fields, a model of
+            texts and latents, a decoder of texts.
         name: what the model card calls it.
         with_vae: write the autoencoder also where the LoRA's pipeline has the same.
+        onnx: write the autoencoder as ONNX graphs too, compared with itself.
         report: measurements for the card.
+        facts: of what is no generator, how it was trained, for the card. (A generator says.)
         sampling: of pipelines, steps and guidance for the card's code, shift of the scheduler.
+        like: of a decoder of texts, the model whose tokens it writes.
         fresh: move what ``out`` holds aside, once the new one is complete.
 
     Raises:
-        UserError: ``out`` is taken, the generator has no autoencoder, nothing of it was trained, or
-            it has a setting that the other libraries have no answer to.
+        UserError: ``out`` is taken, a generator has no autoencoder, nothing of it was trained, it
+            has a setting that the other libraries have no answer to, or no ONNX graph is made of
+            its autoencoder.
     """
     out = Path(out)
-    check_free(out, fresh=fresh, source=Path(generator.info.autoencoder))
+    generated = isinstance(what, LatentGenerator)
+    source = Path(what.info.autoencoder) if generated else None
+    check_free(out, fresh=fresh, source=source)
     with atomic_folder(out) as tmp:
-        parts = _write(generator, tmp, with_vae=with_vae, sampling=sampling)
-        (tmp / CARD).write_text(model_card(name, generator, parts, report))
+        if generated:
+            parts = _write(what, tmp, with_vae=with_vae, sampling=sampling)
+        else:
+            parts = write_alone(what, tmp, like=like)
+        if onnx:
+            parts.append(write_onnx(_autoencoder_of(what), tmp))
+        _forget_places(tmp)
+        told = of_generator(what, parts) if generated else of_alone(what, facts or {})
+        (tmp / CARD).write_text(model_card(name, told, parts, report))
         if _taken(out):
             log.info("moved what was there to %s", move_aside(out))
     for part in parts:
         log.info("%s: %s", out / part.path, part.what.replace("`", ""))
     return out
+
+
+def _forget_places(folder: Path) -> None:
+    """diffusers notes in a config where weights came from: a folder of this machine is nobody
+    else's business."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        place = Path(str(config.get("_name_or_path", "")))
+        if place.is_absolute() or (place.name and place.exists()):
+            del config["_name_or_path"]
+            path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _autoencoder_of(what: LatentGenerator | Alone) -> Autoencoder:
+    """Raises UserError where there is none."""
+    if isinstance(what, Autoencoder):
+        return what
+    if isinstance(what, LatentGenerator) and what.autoencoder is not None:
+        return what.autoencoder
+    raise UserError("--onnx writes the graphs of an autoencoder, and there is none: leave it out")
 
 
 def check_free(out: Path, *, fresh: bool, source: Path | None = None) -> None:
@@ -98,22 +138,23 @@ def _write(
         raise UserError("this generator was loaded without its autoencoder: load it with it")
     if isinstance(network, TextDiT):
         return write_pipeline(generator, folder, sampling) + _heads(generator, folder)
-    if not isinstance(autoencoder, KLAutoencoder):
+    if not isinstance(autoencoder, KLAutoencoder | FieldAutoencoder):
         raise UserError(
             f"this generator's autoencoder is of kind {autoencoder.kind}, which diffusers has not: "
             f"it goes into the pipeline of a text_dit, and this is a {network.config.kind}. The "
             "saved generator is a folder to copy as it is"
         )
-    if isinstance(network, SDUNet):
-        if network.config.adapt == "none" and generator.aligner is None:
-            raise UserError(
-                f"nothing of this generator was trained (backbone.adapt=none): its network is "
-                f"{network.config.source!r} as it is"
-            )
-        with_vae = with_vae or _has_its_own(network, autoencoder)
-        parts = write_unet(network, generator.info.path, folder, vae=with_vae)
-    else:
-        with_vae, parts = True, [_write_own(generator, folder)]
+    if not isinstance(network, SDUNet):
+        parts = write_class_generator(generator, folder, sampling)
+        return [*parts, describe_autoencoder(autoencoder), *_heads(generator, folder)]
+    assert isinstance(autoencoder, KLAutoencoder)  # a U-Net has no other
+    if network.config.adapt == "none" and generator.aligner is None:
+        raise UserError(
+            f"nothing of this generator was trained (backbone.adapt=none): its network is "
+            f"{network.config.source!r} as it is"
+        )
+    with_vae = with_vae or _has_its_own(network, autoencoder)
+    parts = write_unet(network, generator.info.path, folder, vae=with_vae)
     if with_vae:
         parts.append(write_autoencoder(autoencoder, folder))
     return parts + _heads(generator, folder)
@@ -139,15 +180,3 @@ def _has_its_own(network: SDUNet, autoencoder: KLAutoencoder) -> bool:
             config.source,
         )
     return same is False
-
-
-def _write_own(generator: LatentGenerator, folder: Path) -> Part:
-    """A network of this library: the whole folder is a saved generator."""
-    generator.write(folder, FOLDER)
-    return Part(
-        f"{BACKBONE}/",
-        "the network, with its settings, in the layout of a diffusers `ModelMixin`",
-        LOAD,
-        "Its class is latentsmith's. The whole folder is a saved generator: `latentsmith sample` "
-        "takes it too.",
-    )

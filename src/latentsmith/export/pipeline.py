@@ -10,19 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentsmith.autoencoders.base import Autoencoder
-from latentsmith.autoencoders.kl import KLAutoencoder
-from latentsmith.autoencoders.semantic import SemanticAutoencoder
 from latentsmith.backbones.text_dit import TextDiT
 from latentsmith.diffusion.flow import LinearPathConfig
+from latentsmith.diffusion.parametrization import Parametrization
 from latentsmith.diffusion.paths import PathConfig
 from latentsmith.diffusion.scheduler import PREDICTS, save_scheduler
 from latentsmith.diffusion.vp import VPPathConfig
 from latentsmith.encoders.text.base import TextEncoder
 from latentsmith.errors import UserError
-from latentsmith.export.inline import standalone
+from latentsmith.export.models import (
+    ONE_FILE,
+    Component,
+    check_autoencoder,
+    ship,
+    write_any_autoencoder,
+)
 from latentsmith.export.part import Part
-from latentsmith.export.semantic import INSTEAD, check_semantic, semantic_model
+from latentsmith.export.semantic import INSTEAD
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.sampling.generator_info import FILE_NAME
 from latentsmith.sampling.guidance import GuidanceConfig
@@ -32,12 +36,7 @@ from latentsmith.sampling.samplers import SamplerConfig
 INDEX, PIPELINE = "model_index.json", "pipeline"
 PIPELINE_PARTS = f"{INDEX}, {PIPELINE}.py"
 AUTOENCODER = "autoencoder"
-SHIPPED = "latentsmith.export.shipped"
 TEXTS = ("minilm", "t5", "clip_text")
-ONE_FILE = "1TB"
-
-Component = tuple[str, str]
-"""(library, or the shipped file in the component's folder; class), as in ``model_index.json``."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,18 @@ def write_pipeline(
     sampling = sampling or Sampling()
     network, autoencoder = generator.backbone, generator.autoencoder
     assert isinstance(network, TextDiT) and autoencoder is not None
-    _check_path(generator.info.path, network.predicts)
+    check_path(generator.info.path, network.predicts)
     network.nothing(1, generator.device)  # refuses where none was kept
-    _check_autoencoder(autoencoder)
+    check_autoencoder(autoencoder)
     texts = _text_encoder(generator)
 
     index: dict[str, Any] = {"_class_name": [PIPELINE, "TextDiTPipeline"]}
-    index |= _version()
+    index |= version()
     index["transformer"] = _write_transformer(network, folder / "transformer")
-    index[AUTOENCODER] = _write_autoencoder(autoencoder, folder / AUTOENCODER)
+    index[AUTOENCODER] = write_any_autoencoder(autoencoder, folder / AUTOENCODER)
     index |= _write_texts(texts, folder)
-    index["scheduler"] = _write_scheduler(
-        generator.info.path, network, sampling.shift, folder / "scheduler"
+    index["scheduler"] = write_scheduler(
+        generator.info.path, network.predicts, sampling.shift, folder / "scheduler"
     )
     edits = network.edits and generator.info.training.get("edits") is not False
     index |= {
@@ -116,7 +115,7 @@ def write_pipeline(
 # What it takes ------------------------------------------------------------------------------------
 
 
-def _check_path(path: PathConfig, predicts: str) -> None:
+def check_path(path: PathConfig, predicts: str) -> None:
     """Raises UserError where diffusers has no scheduler for it."""
     if isinstance(path, LinearPathConfig):
         if predicts != "velocity":
@@ -133,17 +132,6 @@ def _check_path(path: PathConfig, predicts: str) -> None:
         raise UserError(
             f"backbone.predicts={predicts} on path=vp cannot be exported as a pipeline: diffusers' "
             f"schedulers take {', '.join(PREDICTS.values())}. {INSTEAD}"
-        )
-
-
-def _check_autoencoder(autoencoder: Autoencoder) -> None:
-    """Raises UserError for an autoencoder that cannot go into a pipeline, naming why."""
-    if isinstance(autoencoder, SemanticAutoencoder):
-        check_semantic(autoencoder)
-    elif not isinstance(autoencoder, KLAutoencoder):
-        raise UserError(
-            f"this generator's autoencoder is of kind {autoencoder.kind}, which a pipeline cannot "
-            f"carry. {INSTEAD}"
         )
 
 
@@ -164,12 +152,6 @@ def _text_encoder(generator: LatentGenerator) -> TextEncoder:
 
 
 # What it writes -----------------------------------------------------------------------------------
-
-
-def ship(module: str, folder: Path) -> str:
-    """Write a module of `latentsmith.export.shipped` that stands alone; its name."""
-    (folder / f"{module}.py").write_text(standalone(f"{SHIPPED}.{module}"), "utf-8")
-    return module
 
 
 def transformer_settings(network: TextDiT) -> dict[str, Any]:
@@ -203,14 +185,6 @@ def _write_transformer(network: TextDiT, folder: Path) -> Component:
     return ship("modeling_text_dit", folder), "TextDiTModel"
 
 
-def _write_autoencoder(autoencoder: Autoencoder, folder: Path) -> Component:
-    if isinstance(autoencoder, SemanticAutoencoder):
-        semantic_model(autoencoder).save_pretrained(folder, max_shard_size=ONE_FILE)
-        return ship("modeling_semantic", folder), "SemanticAutoencoderModel"
-    autoencoder.save_pretrained(folder)
-    return "diffusers", "AutoencoderKL"
-
-
 def _write_texts(encoder: TextEncoder, folder: Path) -> dict[str, Component]:
     written = {"text_encoder": encoder.model, "tokenizer": encoder.tokenizer}
     for name, value in written.items():
@@ -218,9 +192,12 @@ def _write_texts(encoder: TextEncoder, folder: Path) -> dict[str, Component]:
     return {name: ("transformers", type(value).__name__) for name, value in written.items()}
 
 
-def _write_scheduler(path: PathConfig, network: TextDiT, shift: float, folder: Path) -> Component:
+def write_scheduler(
+    path: PathConfig, predicts: Parametrization, shift: float, folder: Path
+) -> Component:
+    """Write diffusers' scheduler of a path that `check_path` takes."""
     if isinstance(path, VPPathConfig):
-        save_scheduler(path, network.predicts, folder)
+        save_scheduler(path, predicts, folder)
         return "diffusers", "DDIMScheduler"
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
         FlowMatchEulerDiscreteScheduler,
@@ -230,7 +207,8 @@ def _write_scheduler(path: PathConfig, network: TextDiT, shift: float, folder: P
     return "diffusers", "FlowMatchEulerDiscreteScheduler"
 
 
-def _version() -> dict[str, str]:
+def version() -> dict[str, str]:
+    """What ``model_index.json`` says of diffusers."""
     import diffusers
 
     return {"_diffusers_version": diffusers.__version__}

@@ -246,7 +246,7 @@ def _figure(
     found = next(s for s in stages if s.stage.name == name)
     theirs = replace(setup, device=GPUS[FIGURES_ON], gpus=1)
     if what == "memory":
-        return FigureEstimate(figure, on_gpu(found.count, many, theirs), "B")
+        return FigureEstimate(figure, on_gpu(found.stage, found.count, many, theirs), "B")
     peak = theirs.device.peak(found.stage.train.precision) * setup.utilization
     each = found.count.flops / peak
     return FigureEstimate(figure, many * each, "s")

@@ -91,6 +91,15 @@ def test_other_settings_are_refused_with_both_values_and_the_ways_on():
         pass  # the refusal left the lock free and the run as it was
 
 
+def test_how_weights_are_spread_over_processes_may_change():
+    """Checkpoints are the same files: a run that began on many may end on one."""
+    Run.open("here", compose("urepa", ["scale=paper", "train.shard=fsdp"])).close()
+    Run.open("here", compose("urepa", ["scale=paper"])).close()
+    with pytest.raises(UserError, match=r"train.lr: .* there") as caught:
+        Run.open("here", compose("urepa", ["scale=paper", "train.lr=0.5", "train.shard=fsdp"]))
+    assert "shard" not in str(caught.value)
+
+
 def test_fresh_moves_the_old_run_aside():
     with Run.open("here", compose("toy", ["seed=1"])) as run:
         run.mark_done("pretrain")

@@ -12,6 +12,7 @@ from helpers.tiny_models import tiny_generator
 from latentsmith.diffusion.align import Aligner, AlignmentConfig
 from latentsmith.errors import UserError
 from latentsmith.export import folder as exporting
+from latentsmith.export.class_pipeline import PARTS
 from latentsmith.export.folder import check_free, export
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.sampling.guidance.none import NoGuidanceConfig
@@ -66,8 +67,8 @@ def test_the_whole_folder_is_a_generator_wherever_it_goes(generator, tmp_path):
     moved = out.rename(tmp_path / "moved")
     assert torch.equal(LatentGenerator.load(moved).sample(range(3), **HOW), want)
     given = {"z": torch.randn(2, 2, 4, 4)}
-    code = "out['y'] = network(x['z'], torch.tensor([0.2, 0.7]), {'label': torch.tensor([0, 2])})"
-    made = run_card(moved, f"{code}.sample", given, parts=["backbone/"], foreign=False)
+    code = "out['y'] = network(x['z'], torch.tensor([0.2, 0.7]), torch.tensor([0, 2]))"
+    made = run_card(moved, code, given, parts=["backbone/"])
     with torch.no_grad():
         label = {"label": torch.tensor([0, 2])}
         want = generator.backbone(given["z"], torch.tensor([0.2, 0.7]), label).sample
@@ -78,11 +79,12 @@ def test_without_heads_none_are_there(tmp_path):
     g = LatentGenerator.load(tiny_generator(tmp_path / "source"))
     out = export(g, tmp_path / "out", name="x")
     assert sorted(f.name for f in out.iterdir()) == [
-        "README.md", "backbone", "generator.json", "latent_normalizer.json", "vae",
+        "README.md", "backbone", "class_pipeline.py", "generator.json", "latent_normalizer.json",
+        "model_index.json", "scheduler", "vae",
     ]  # fmt: skip
-    assert set(blocks_of(out / "README.md")) == {"backbone/", "vae/"}
+    assert set(blocks_of(out / "README.md")) == {PARTS, "backbone/", "vae/"}
     text = (out / "README.md").read_text()
-    assert "library_name: latentsmith\n" in text and "- sit\n" in text
+    assert "library_name: diffusers\n" in text and "- sit\n" in text
     assert "| classes | a, b, c |" in text
 
 
@@ -140,7 +142,7 @@ def test_killed_halfway_there_is_no_export(tmp_path):
     source = tiny_generator(tmp_path / "source")
     script = (
         "import os\nfrom latentsmith.export import folder\nfrom latentsmith.cli import main\n"
-        "folder.write_autoencoder = lambda *a: os._exit(9)\n"
+        "folder.describe_autoencoder = lambda *a: os._exit(9)\n"
         f"main(['export', {source!r}, '--out', 'out'])"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)

@@ -3,18 +3,14 @@ images."""
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
-from helpers.exporting import blocks_of
+from helpers.exporting import blocks_of, run_card
 from helpers.tiny_models import tiny_clip_text, tiny_dinov2, tiny_t5, tiny_tokenizer
 from helpers.tiny_text_generator import lively, tiny_text_generator
 from latentsmith.autoencoders.pixel_decoder import PixelDecoderConfig
@@ -93,49 +89,6 @@ def generator(folder, *, path=None, texts="clip_text", edits=True, **settings) -
     return LatentGenerator(network.eval(), info, normalizer, autoencoder.eval())
 
 
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, *args):
-        if name.split(".")[0] == "latentsmith":
-            raise ImportError("latentsmith is not here")
-sys.meta_path.insert(0, Block())
-try:
-    import latentsmith
-except ImportError:
-    pass
-else:
-    raise AssertionError("latentsmith is here")
-import torch
-torch.set_num_threads(1)
-"""
-
-
-def foreign(out: Path, code: str, given: dict) -> dict:
-    """Run the card's code in the export, then ``code``, with ``given`` in ``x``, in a process that
-    cannot import latentsmith; what it puts into ``made``."""
-    save_file({k: v.contiguous() for k, v in given.items()}, out.parent / "given.safetensors")
-    script = [
-        BLOCK,
-        blocks_of(out / "README.md")[PIPELINE_PARTS],
-        "from safetensors.torch import load_file, save_file",
-        "x, made = load_file('../given.safetensors'), {}",
-        code,
-        "save_file({k: v.contiguous() for k, v in made.items()}, '../made.safetensors')",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(script)],
-        cwd=out,
-        env=os.environ | {"HF_MODULES_CACHE": str(out.parent / "modules"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "were not used" not in done.stderr and "newly initialized" not in done.stderr
-    return load_file(out.parent / "made.safetensors")
-
-
 def loaded(out: Path):
     """The pipeline in this process, of the classes that were shipped."""
     from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -177,8 +130,8 @@ EULER = EulerConfig(steps=4)
 ASK = f"""
 images = pipe({PROMPTS!r}, num_inference_steps=4, guidance_scale=3.0, latents=x["noise"],
               output_type="pt").images
-made["images"] = images
-made["edited"] = pipe({CHANGES!r}, image=x["source"], num_inference_steps=4, guidance_scale=3.0,
+out["images"] = images
+out["edited"] = pipe({CHANGES!r}, image=x["source"], num_inference_steps=4, guidance_scale=3.0,
                       image_guidance_scale=1.7, latents=x["noise"], output_type="pt").images
 """
 
@@ -204,7 +157,7 @@ def test_a_process_without_latentsmith_makes_our_images(tmp_path):
     card = "assert images[0].size == edited[0].size == (24, 24)\n"
     # diffusers runs an export's files anew for every pipeline: the first must go on working
     card += "again = DiffusionPipeline.from_pretrained('.', trust_remote_code=True)\n"
-    made = foreign(out, card + ASK, given)
+    made = run_card(out, card + ASK, given, parts=[PIPELINE_PARTS])
     for name, want in wanted.items():
         torch.testing.assert_close(made[name], want, **NEAR)
 
@@ -220,7 +173,7 @@ def test_of_a_ddpm_with_a_kl_autoencoder(tmp_path):
     assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
     leading = DdimConfig(steps=4, spacing="leading", offset=1, end="first")
     given, wanted = both(g, leading)
-    made = foreign(out, ASK, given)
+    made = run_card(out, ASK, given, parts=[PIPELINE_PARTS])
     for name, want in wanted.items():
         torch.testing.assert_close(made[name], want, **NEAR)
 
@@ -305,12 +258,17 @@ def test_every_text_encoder_reads_as_ours(tmp_path, texts, caplog):
             DdimConfig(steps=4, spacing="leading", offset=1, end="first"),
         ),
         (
+            VPPathConfig(schedule="cosine"),
+            "data",
+            DdimConfig(steps=4, spacing="leading", offset=1, end="first"),
+        ),
+        (
             VPPathConfig(zero_terminal_snr=True),
             "v",
             DdimConfig(steps=5, spacing="trailing", end="first"),
         ),
     ],
-    ids=["shifted flow", "scaled linear, data", "zero terminal SNR, v"],
+    ids=["shifted flow", "scaled linear, data", "cosine", "zero terminal SNR, v"],
 )
 @pytest.mark.parametrize("scale", [1, 3.0])
 def test_every_path_has_its_scheduler(tmp_path, path, predicts, sampler, scale):
@@ -320,20 +278,6 @@ def test_every_path_has_its_scheduler(tmp_path, path, predicts, sampler, scale):
     images = pipe(PROMPTS, num_inference_steps=sampler.steps, guidance_scale=scale,
                   latents=noise(g), output_type="pt").images  # fmt: skip
     torch.testing.assert_close(images, ours(g, sampler, scale), **NEAR)
-
-
-def test_the_cosine_schedule_but_for_diffusers_own_rounding(tmp_path):
-    """Its scheduler keeps 1 - ᾱ, 4e-5 at the first step, in float32."""
-    g = generator(tmp_path, path=VPPathConfig(schedule="cosine"), predicts="data")
-    pipe = loaded(export(g, tmp_path / "out", name="x"))
-    want = ours(g, DdimConfig(steps=4, spacing="leading", offset=1, end="first"))
-    how = {"num_inference_steps": 4, "guidance_scale": 3.0, "latents": noise(g)}
-    images = pipe(PROMPTS, output_type="pt", **how).images
-    torch.testing.assert_close(images, want, rtol=0, atol=5e-4)
-    exact = g.info.path.alphas_cumprod()
-    pipe.scheduler.alphas_cumprod, pipe.scheduler.final_alpha_cumprod = exact, exact[0]
-    images = pipe(PROMPTS, output_type="pt", **how).images
-    torch.testing.assert_close(images, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("text", "image"), [(1, 1), (3, 1), (1, 3), (2, 2), (0, 1.5), (3, 0)])

@@ -32,7 +32,11 @@ def test_split_and_shard_cover_the_batch():
 def test_every_sample_is_in_one_share():
     """A held-out batch may be of any size; parts differ by at most one."""
     parts = [shard(batch(8), rank, 3)["index"].tolist() for rank in range(3)]
-    assert [i for part in parts for i in part] == list(range(8)) and sorted(map(len, parts)) == [2, 3, 3]
+    assert [i for part in parts for i in part] == list(range(8)) and sorted(map(len, parts)) == [
+        2,
+        3,
+        3,
+    ]
     with pytest.raises(ValueError, match="2 samples cannot be spread over 3 processes"):
         shard(batch(2), 0, 3)
 

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 CLASS = "LatentsmithFieldAutoencoder"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+EXPORTED = "diffusion_pytorch_model.safetensors"
+"""What an export, which is diffusers' too, calls `WEIGHTS`."""
 CERTAIN = -20.0
 """Log-variance of a code: it has none."""
 
@@ -60,8 +62,9 @@ class LatentConfig:
     channels: Annotated[int, Field(gt=0)] = 32
     """Numbers of a token."""
     planes: bool = True
-    """The first numbers of a token are a plane fitted to the values near it, and decoding starts
-    from the blend of planes: a network begins where regression ends. false: all is learned."""
+    """The first numbers of a token are a plane, read off the surface that kriging lays through
+    the values, and decoding starts from the blend of planes: a network begins where interpolation
+    ends. false: all is learned."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Noise on the tokens while training, as a share of their deviation: smooths the space that
     is interpolated and generated in."""
@@ -113,10 +116,10 @@ class FieldAutoencoderConfig:
                 "field.decoder=local hears from the tokens nearest to a query, and there is one: "
                 "set latent.tokens above 1, or decoder=pointwise"
             )
-        fitted = plane_numbers(self.channels, self.dims)
-        if self.latent.planes and self.latent.channels <= fitted:
+        planes = plane_numbers(self.channels, self.dims)
+        if self.latent.planes and self.latent.channels <= planes:
             raise ValueError(
-                f"latent.channels is {self.latent.channels}, and {fitted} of a token's numbers are "
+                f"latent.channels is {self.latent.channels}, and {planes} of a token's numbers are "
                 "a plane: set more, or latent.planes=false"
             )
         if self.resolution % self.lattice:
@@ -209,7 +212,7 @@ class FieldAutoencoder(Autoencoder):
     def codes(self, points: Points, values: Tensor) -> Tensor:
         """As `encode_points`, of points whose orders may be known already; unchecked."""
         tokens = self.encoder(points, values, self.anchors())
-        return tokens.mT.unflatten(2, self._grid).float()
+        return tokens.mT.unflatten(2, self.token_grid).float()
 
     def decode_at(self, latents: Tensor, coordinates: Tensor, *, chunk: int = 16384) -> Tensor:
         """Raw tokens [B, z, h, w], coordinates [B, M, d] or [M, d] → values [B, M, C], float32.
@@ -271,7 +274,7 @@ class FieldAutoencoder(Autoencoder):
         return max(self.config.resolution // self.config.side, 1)
 
     @property
-    def _grid(self) -> tuple[int, int]:
+    def token_grid(self) -> tuple[int, int]:
         """(h, w): tokens of three dimensions as two, those of one as a column."""
         side = self.config.side
         return {1: (side, 1), 2: (side, side), 3: (side * side, side)}[self.config.dims]
@@ -290,7 +293,7 @@ class FieldAutoencoder(Autoencoder):
                 f"{self.config.lattice} points that this autoencoder reads: set "
                 "transform.resolution to one"
             )
-        return (self.latent_channels, *self._grid)
+        return (self.latent_channels, *self.token_grid)
 
     def encode(self, images: Tensor) -> Posterior:
         """See `Autoencoder.encode`; all of the lattice's area means are given."""
@@ -347,7 +350,7 @@ class FieldAutoencoder(Autoencoder):
 
 
 def load_field(folder: Path | str) -> FieldAutoencoder:
-    """What `FieldAutoencoder.save_pretrained` wrote, frozen.
+    """What `FieldAutoencoder.save_pretrained` or an export wrote, frozen.
 
     Raises:
         UserError: nothing there, damaged, or settings of another version.
@@ -355,7 +358,8 @@ def load_field(folder: Path | str) -> FieldAutoencoder:
     folder = Path(folder)
     try:
         settings = json.loads((folder / CONFIG).read_text())["settings"]
-        state = load_file(folder / WEIGHTS)
+        exported = not (folder / WEIGHTS).is_file() and (folder / EXPORTED).is_file()
+        state = load_file(folder / (EXPORTED if exported else WEIGHTS))
         config = TypeAdapter(FieldAutoencoderConfig).validate_python(settings)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "it"

@@ -40,7 +40,7 @@ class Neighbours:
         near, index = apart.topk(count + 1, dim=-1, largest=False)
         weights = (near[..., -1:] - near[..., :-1]).clamp_min(1e-6)
         index = index[..., :-1]
-        where = b.expand(len(index), -1, -1).gather(
+        where = b.expand(index.shape[0], -1, -1).gather(
             1, index.flatten(1)[..., None].expand(-1, -1, b.shape[2])
         )
         offsets = (where.unflatten(1, index.shape[1:]) - a[:, :, None]) / spacing
@@ -48,7 +48,7 @@ class Neighbours:
 
     def take(self, values: Tensor) -> Tensor:
         """Values [B, N, W] of the others → [B, M, k, W]."""
-        index = self.index.expand(len(values), -1, -1)
+        index = self.index.expand(values.shape[0], -1, -1)
         rows = index.flatten(1)[..., None].expand(-1, -1, values.shape[2])
         return values.gather(1, rows).unflatten(1, index.shape[1:])
 

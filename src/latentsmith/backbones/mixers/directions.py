@@ -122,7 +122,7 @@ class ScanMixer(Mixer):
             x = self.conv(x)
         gaps = None
         if self.config.step == "space":
-            gaps = torch.stack([lane.gaps.expand(len(x), -1) for lane in lanes], dim=2)
+            gaps = torch.stack([lane.gaps.expand(x.shape[0], -1) for lane in lanes], dim=2)
             gaps = self.config.reference * gaps
         return self.scan(x, r, gaps)
 

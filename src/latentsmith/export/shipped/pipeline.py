@@ -8,15 +8,16 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils import logging
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentsmith.export.shipped.latent_sampling import LatentSampling
+
 logger = logging.get_logger(__name__)
 
 
-class TextDiTPipeline(DiffusionPipeline):
+class TextDiTPipeline(LatentSampling, DiffusionPipeline):
     """A diffusion transformer with its text encoder and autoencoder.
 
     Args:
@@ -140,22 +141,8 @@ class TextDiTPipeline(DiffusionPipeline):
         return config.channels, config.rows, config.columns
 
     @property
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of raw latents, [C, 1, 1]."""
-        config, device = self.autoencoder.config, self._execution_device
-        mean = torch.tensor(config.latents_mean, device=device)
-        std = torch.tensor(config.latents_std, device=device) / config.scaling_factor
-        return mean[:, None, None], std[:, None, None]
-
-    def _start(self, total: int, latents: Tensor | None, generator: Any) -> Tensor:
-        """Where sampling starts, float32 [total, C, h, w]."""
-        shape, device = (total, *self.latent_shape), self._execution_device
-        if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device)
-        if tuple(latents.shape) != shape:
-            raise ValueError(f"latents are {list(latents.shape)}, and {list(shape)} are needed")
-        # flow schedulers have no such factor
-        return latents.to(device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
+    def _coder(self) -> Any:
+        return self.autoencoder
 
     def _source(self, image: Any) -> Tensor:
         """Images to change → their normalized latents [N, C, h, w]."""
@@ -183,33 +170,7 @@ class TextDiTPipeline(DiffusionPipeline):
             raise ValueError("images have values outside [0, 1]")
         return image
 
-    def _decode(self, z: Tensor, output_type: str) -> Any:
-        mean, std = self._scale
-        images = self.autoencoder.decode((z * std + mean).to(self.autoencoder.dtype)).sample
-        images = ((images.float() + 1) / 2).clamp(0, 1)
-        return self.image_processor.postprocess(images, output_type=output_type)
-
     # Sampling -------------------------------------------------------------------------------------
-
-    @property
-    def _flows(self) -> bool:
-        """Whether the scheduler is a flow's: noise shares instead of trained steps."""
-        return not hasattr(self.scheduler, "alphas_cumprod")
-
-    def _steps(self, count: int) -> Tensor:
-        """What the scheduler calls its steps, from noise to data."""
-        if self._flows:  # evenly from noise to data; by itself it stops one trained step before
-            even = [1 - k / count for k in range(count)]
-            self.scheduler.set_timesteps(sigmas=even, device=self._execution_device)
-        else:
-            self.scheduler.set_timesteps(count, device=self._execution_device)
-        return self.scheduler.timesteps
-
-    def _time(self, step: Tensor) -> Tensor:
-        """A scheduler's step → the network's time, from 0, data, to 1, noise."""
-        trained = self.scheduler.config.num_train_timesteps
-        exact = step.double() if step.device.type != "mps" else step
-        return ((exact + (0 if self._flows else 1)) / trained).float()
 
     def _told(
         self, text: Tensor, mask: Tensor, source: Tensor | None, of_text: float, of_image: float

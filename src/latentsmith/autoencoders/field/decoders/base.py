@@ -174,7 +174,7 @@ class FieldDecoder(nn.Module):
         and steps of a sampler follow."""
         dtype = self.from_tokens.weight.dtype
         at = self.features(points.coordinates).to(dtype)
-        x = torch.cat([tokens.to(dtype), at.expand(len(tokens), -1, -1)], dim=-1)
+        x = torch.cat([tokens.to(dtype), at.expand(tokens.shape[0], -1, -1)], dim=-1)
         x = self.from_tokens(x)
         for block in self.trunk:
             x = block(x, points)
@@ -198,7 +198,7 @@ class FieldDecoder(nn.Module):
             noisy: x_t [B, M, C], and ``t`` [B] in [0, 1]: in decoders that denoise.
         """
         q = self.from_query(self._told(queries, noisy, context.dtype))
-        q = q.expand(len(context), -1, -1)
+        q = q.expand(context.shape[0], -1, -1)  # no len(): it would fix a traced batch
         c = F.silu(self._condition(context, points, t))
         scene = Scene(points, queries, self.shape.spacing)
         middle, tokens = len(self.blocks) // 2, context
@@ -219,7 +219,7 @@ class FieldDecoder(nn.Module):
         if self.shape.denoises:
             if noisy is None:
                 raise ValueError("this decoder denoises: give noisy [B, M, C] and t [B]")
-            parts = [parts[0].expand(len(noisy), -1, -1), noisy]
+            parts = [parts[0].expand(noisy.shape[0], -1, -1), noisy]
         return torch.cat([part.to(dtype) for part in parts], dim=-1)
 
     def _condition(self, context: Tensor, points: Points, t: Tensor | None) -> Tensor:

@@ -14,14 +14,18 @@ BATCH = 4_096
 
 
 class WordPieceSplitter:
-    """A BERT tokenizer's pieces, ``##`` before those that go on a word."""
+    """A BERT tokenizer's pieces, ``##`` before those that go on a word.
+
+    Args:
+        tokenizer: of transformers.
+    """
 
     def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
         """See `Splitter.split`."""
-        backend, texts = self._tokenizer.backend_tokenizer, list(texts)
+        backend, texts = self.tokenizer.backend_tokenizer, list(texts)
         backend.no_truncation()
         backend.no_padding()
         parts = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
@@ -37,7 +41,7 @@ class WordPieceSplitter:
 
     def fingerprint(self) -> str:
         """Of vocabulary and behavior."""
-        return tokenizer_digest(self._tokenizer)
+        return tokenizer_digest(self.tokenizer)
 
 
 @TOKENS.register("wordpiece", help="word pieces of a BERT sentence encoder, the most frequent ones")
