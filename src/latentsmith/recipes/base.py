@@ -1,7 +1,10 @@
 """What every recipe promises."""
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from latentsmith.config.schema import schema
@@ -69,3 +72,34 @@ class RecipeConfig:
     def dry_run(self, run: "Run") -> None:
         """Build everything on the meta device, check shapes and stores, train nothing."""
         raise TypeError(f"{type(self).__name__} has no dry_run()")
+
+
+@schema
+class TrainingRecipe(RecipeConfig):
+    """A recipe in a folder of its own. What it does lies beside its config, in files that are
+    imported when they are asked for, since they need torch: ``stages.py``, ``plan.py``,
+    ``dry_run.py`` and ``sweep.py``, each with the function that is called here."""
+
+    def stages(self) -> list[Stage]:
+        """See `RecipeConfig.stages`."""
+        return self._beside("stages").stages(self)
+
+    def plan(self) -> "RecipePlan":
+        """See `RecipeConfig.plan`."""
+        return self._beside("plan").plan(self)
+
+    def dry_run(self, run: "Run") -> None:
+        """See `RecipeConfig.dry_run`."""
+        self._beside("dry_run").dry_run(self, run)
+
+    def sweep_report(self, folders: list[Path], out: Path) -> None:
+        """One table over settings and seeds. For ``latentsmith sweep``."""
+        self._beside("sweep").write(folders, out)
+
+    def _beside(self, name: str) -> Any:
+        """Of this class, or of the recipe it derives from."""
+        for kind in type(self).__mro__:
+            package = kind.__module__.rpartition(".")[0]
+            if package and importlib.util.find_spec(f"{package}.{name}"):
+                return importlib.import_module(f"{package}.{name}")
+        raise TypeError(f"there is no {name}.py beside {type(self).__name__}")

@@ -11,6 +11,7 @@ from latentsmith.reports.content import Cell, Report, Table, Target
 from latentsmith.reports.glossary import is_distance_correlation
 from latentsmith.reports.marks import all_measurements
 from latentsmith.reports.numbers import interval_text, number_text, value_text
+from latentsmith.reports.page import write_report
 from latentsmith.reports.verdicts import counts_text
 
 _STYLE = {"go": "bold green", "no-go": "bold red", "not measured": "bold yellow"}
@@ -26,6 +27,14 @@ class _Lines:
     right: list[bool]
     rows: list[list[str]]
     notes: list[str]
+
+
+def publish(report: Report, folder: Path) -> Path:
+    """Write ``report.html`` and ``report.json`` into ``folder`` and print the verdict; returns the
+    page. How every recipe and sweep ends."""
+    page = write_report(folder, report)
+    print_verdict(report, page)
+    return page
 
 
 def print_verdict(report: Report, path: Path | None = None, *, file: TextIO | None = None) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from latentsmith.reports.compare import comparison
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Report, Section, Table
 from latentsmith.reports.grouped import changes, groups_of, means
 from latentsmith.reports.markdown import markdown_table
-from latentsmith.reports.page import write_report
 from latentsmith.reports.runs import RunRecord, read_runs
 from latentsmith.utils.files import atomic_path
 
@@ -32,7 +31,7 @@ def write_sweep(
     )
     with atomic_path(out / "table.md") as tmp:
         tmp.write_text(text)
-    print_verdict(report, write_report(out, report))
+    publish(report, out)
 
 
 def _grouped(

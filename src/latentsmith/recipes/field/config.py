@@ -1,8 +1,7 @@
 """Settings of the field recipe. Help for each is the string under it."""
 
 import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,15 +15,11 @@ from latentsmith.data.fields.interpolation import INTERPOLATORS
 from latentsmith.data.transforms import TransformConfig
 from latentsmith.diffusion.config import DiffusionConfig
 from latentsmith.encoders.base import ENCODERS, EncoderConfig
-from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.recipes.base import RECIPES, TrainingRecipe
 from latentsmith.registry import OneOf
 from latentsmith.sampling.guidance import GUIDANCE, GuidanceConfig
 from latentsmith.sampling.samplers import SAMPLERS, SamplerConfig
 from latentsmith.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from latentsmith.config.run import Run
-    from latentsmith.planning.stage import RecipePlan
 
 Flow = Literal["values", "mamba_flow", "minimal_bottleneck"]
 FLOWS: tuple[Flow, ...] = ("values", "mamba_flow", "minimal_bottleneck")
@@ -117,7 +112,7 @@ class EvaluateConfig:
 
 @RECIPES.register("field", help="sparse signals as latents; values at any coordinate; new fields")
 @schema
-class FieldConfig(RecipeConfig):
+class FieldConfig(TrainingRecipe):
     """Autoencoder of sparse fields, flows in its latents and of its values, and the baselines."""
 
     kind: Literal["field"] = "field"
@@ -175,27 +170,3 @@ class FieldConfig(RecipeConfig):
                 f"evaluate.inputs is {self.evaluate.inputs} of {shape.lattice**2} lattice points: "
                 "leave some to be found"
             )
-
-    def stages(self) -> list[Stage]:
-        """autoencoder (of each decoder) → latent → flows → measure → report."""
-        from latentsmith.recipes.field.stages import stages
-
-        return stages(self)
-
-    def sweep_report(self, folders: list[Path], out: Path) -> None:
-        """One table over settings and seeds. For ``latentsmith sweep``."""
-        from latentsmith.recipes.field.sweep import write
-
-        write(folders, out)
-
-    def plan(self) -> "RecipePlan":
-        """See `RecipeConfig.plan`."""
-        from latentsmith.recipes.field.plan import plan
-
-        return plan(self)
-
-    def dry_run(self, run: "Run") -> None:
-        """Shapes, parameter counts and FLOPs, on the meta device."""
-        from latentsmith.recipes.field.dry_run import dry_run
-
-        dry_run(self, run)

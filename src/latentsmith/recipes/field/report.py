@@ -8,9 +8,8 @@ from latentsmith.metrics.card import LatentCard, joint_difference
 from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.field.autoencoders import MAIN, stage_of
 from latentsmith.recipes.field.config import FieldConfig
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target
-from latentsmith.reports.page import write_report
 from latentsmith.reports.plots import image_grid, training_curves
 from latentsmith.reports.verdicts import above_baseline
 from latentsmith.training.trackers import read_metrics
@@ -40,10 +39,7 @@ def write(cfg: FieldConfig, run: Run) -> Path:
     the page."""
     names = run.summary("measure")["methods"]
     cards = {name: load_card(run.path / "measurements" / name) for name in names}
-    report = build(cfg, run, cards)
-    page = write_report(run.path, report)
-    print_verdict(report, page)
-    return page
+    return publish(build(cfg, run, cards), run.path)
 
 
 def named(cfg: FieldConfig, method: str) -> str:

@@ -1,8 +1,7 @@
 """Settings of the mmreg recipe. Help for each is the string under it."""
 
 from dataclasses import field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,14 +13,10 @@ from latentsmith.encoders.base import ENCODERS, EncoderConfig
 from latentsmith.losses.base import PairLossConfig
 from latentsmith.losses.regularizer import LOSSES, RegularizerConfig
 from latentsmith.metrics.latent_card import CardConfig
-from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.recipes.base import RECIPES, TrainingRecipe
 from latentsmith.recipes.mmreg.generation_config import GenerationConfig
 from latentsmith.registry import OneOf
 from latentsmith.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from latentsmith.config.run import Run
-    from latentsmith.planning.stage import RecipePlan
 
 TRAINED_REFERENCE = "encoder"
 """Name of the reference space given by ``encoder=…``; the others have names of the user's."""
@@ -52,7 +47,7 @@ def _active(loss: RegularizerConfig) -> bool:
     "mmreg", help="make distances between latents follow a reference space; prove it (go/no-go)"
 )
 @schema
-class MMRegConfig(RecipeConfig):
+class MMRegConfig(TrainingRecipe):
     """Finetune an image autoencoder with and without manifold-matching regularisation."""
 
     kind: Literal["mmreg"] = "mmreg"
@@ -147,28 +142,3 @@ class MMRegConfig(RecipeConfig):
         """Name in the log → regulariser, of all that do something; empty: the plain baseline."""
         found = {self._main_name(): self.loss, **self.more_losses}
         return {name: loss for name, loss in found.items() if _active(loss)}
-
-    def stages(self) -> list[Stage]:
-        """references → pretrain → baseline → regularized → measure → latents → generators →
-        report."""
-        from latentsmith.recipes.mmreg.stages import stages
-
-        return stages(self)
-
-    def sweep_report(self, folders: list[Path], out: Path) -> None:
-        """One table over settings and seeds. For ``latentsmith sweep``."""
-        from latentsmith.recipes.mmreg.sweep import write
-
-        write(folders, out)
-
-    def plan(self) -> "RecipePlan":
-        """See `RecipeConfig.plan`."""
-        from latentsmith.recipes.mmreg.plan import plan
-
-        return plan(self)
-
-    def dry_run(self, run: "Run") -> None:
-        """Shapes, parameter counts and batches at full size, on the meta device."""
-        from latentsmith.recipes.mmreg.dry_run import dry_run
-
-        dry_run(self, run)

@@ -85,7 +85,11 @@ class GenerationStages:
 
     def _arm(self, run: Run, name: str) -> Arm:
         autoencoder, folder = self._load(run, name)
-        identity = {"latents": autoencoder.encoder_digest(), "flip": self.settings.flip}
+        identity = {
+            "latents": autoencoder.encoder_digest(),
+            "flip": self.settings.flip,
+            "data": self.inputs.train.digest,
+        }
         store = cache_latents(
             autoencoder.to(self.team.device).eval(),
             self.inputs.train,
@@ -109,7 +113,10 @@ class GenerationStages:
             encoder,
             self.inputs.train,
             self.inputs.spaces.transform,
-            run.place("teacher-tokens", {"teacher": encoder.fingerprint()}),
+            run.place(
+                "teacher-tokens",
+                {"teacher": encoder.fingerprint(), "data": self.inputs.train.digest},
+            ),
             batch_size=self.cfg.evaluate.card.batch_size,
             rank=self.team.rank,
             world_size=self.team.world_size,

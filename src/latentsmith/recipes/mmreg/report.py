@@ -16,12 +16,11 @@ from latentsmith.recipes.mmreg.report_generation import (
 )
 from latentsmith.recipes.mmreg.report_generation import section as generation_section
 from latentsmith.recipes.mmreg.report_generation import targets as generation_targets
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target
 from latentsmith.reports.distances import Distances, distance_scatter
 from latentsmith.reports.glossary import DISTANCE_CORRELATION
 from latentsmith.reports.numbers import number_text
-from latentsmith.reports.page import write_report
 from latentsmith.reports.plots import image_grid, training_curves
 from latentsmith.reports.verdicts import above, above_baseline, within_percent
 from latentsmith.training.trackers import read_metrics
@@ -40,10 +39,7 @@ def write(cfg: MMRegConfig, run: Run) -> Path:
     """Write ``report.html`` and ``report.json`` of a measured run and print the verdict; returns
     the page."""
     cards = {arm: load_card(run.path / "measurements" / arm) for arm in ARMS}
-    report = build(cfg, run, cards, load_scores(run))
-    page = write_report(run.path, report)
-    print_verdict(report, page)
-    return page
+    return publish(build(cfg, run, cards, load_scores(run)), run.path)
 
 
 def build(

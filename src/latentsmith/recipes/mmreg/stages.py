@@ -146,7 +146,8 @@ class Pipeline:
         train = replace(train, seed=train.seed + self.cfg.seed)
         task = self._task(autoencoder, losses)
         identity = self._identity(autoencoder, losses)
-        place = run.place(name, identity | {"train": asdict(train)})
+        data = self.inputs.train.digest
+        place = run.place(name, identity | {"train": asdict(train), "data": data})
         batches = self.inputs.training_loader(train, losses)
         val = self.inputs.validation_batch(train.batch_size, losses)
         log.info("%s: training in %s", name, place)

@@ -6,11 +6,10 @@ from pathlib import Path
 from latentsmith.recipes.mmreg.config import TRAINED_REFERENCE
 from latentsmith.recipes.mmreg.report import REGULARIZED
 from latentsmith.reports.compare import comparison
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Report, Section
 from latentsmith.reports.grouped import Group, changes, groups_of, means
 from latentsmith.reports.markdown import markdown_table
-from latentsmith.reports.page import write_report
 from latentsmith.reports.runs import RunRecord, read_runs
 from latentsmith.utils.files import atomic_path
 
@@ -36,7 +35,7 @@ def write(folders: list[Path], out: Path) -> None:
         text = "\n".join(markdown_table(table) for table in report.sections[0].items)  # type: ignore[arg-type]
         with atomic_path(out / "table.md") as tmp:
             tmp.write_text(text)
-    print_verdict(report, write_report(out, report))
+    publish(report, out)
 
 
 def _grouped(report: Report, groups: list[Group]) -> Report:

@@ -1,8 +1,7 @@
 """Settings of the psvae recipe. Help for each is the string under it."""
 
 from dataclasses import field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,16 +16,12 @@ from latentsmith.diffusion.edit_task import EditDiffusionConfig
 from latentsmith.encoders.text.base import TEXT_ENCODERS, TextEncoderConfig
 from latentsmith.losses.base import PairLossConfig
 from latentsmith.losses.regularizer import LOSSES, RegularizerConfig
-from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.recipes.base import RECIPES, TrainingRecipe
 from latentsmith.registry import OneOf
 from latentsmith.sampling.guidance import GUIDANCE, GuidanceConfig
 from latentsmith.sampling.samplers import SAMPLERS, SamplerConfig
 from latentsmith.training.config import TrainConfig
 from latentsmith.utils.needs import Need, hub_weights
-
-if TYPE_CHECKING:
-    from latentsmith.config.run import Run
-    from latentsmith.planning.stage import RecipePlan
 
 Arm = Literal["vae", "rae", "svae", "psvae"]
 ARMS: tuple[Arm, ...] = ("vae", "rae", "svae", "psvae")
@@ -102,7 +97,7 @@ class EvaluateConfig:
 
 @RECIPES.register("psvae", help="latents from a vision encoder; text-to-image and editing in them")
 @schema
-class PSVAEConfig(RecipeConfig):
+class PSVAEConfig(TrainingRecipe):
     """S-VAE, PS-VAE, then a diffusion transformer from texts and instructions."""
 
     kind: Literal["psvae"] = "psvae"
@@ -161,27 +156,3 @@ class PSVAEConfig(RecipeConfig):
     def arms(self) -> list[Arm]:
         """The latent spaces that are made and measured, PS-VAE the last."""
         return [arm for arm in ARMS if arm == "psvae" or arm in self.compare]
-
-    def stages(self) -> list[Stage]:
-        """svae → pixel → (rae, vae) → caches → dit (of each arm) → measure → report."""
-        from latentsmith.recipes.psvae.stages import stages
-
-        return stages(self)
-
-    def sweep_report(self, folders: list[Path], out: Path) -> None:
-        """One table over settings and seeds. For ``latentsmith sweep``."""
-        from latentsmith.recipes.psvae.sweep import write
-
-        write(folders, out)
-
-    def plan(self) -> "RecipePlan":
-        """See `RecipeConfig.plan`."""
-        from latentsmith.recipes.psvae.plan import plan
-
-        return plan(self)
-
-    def dry_run(self, run: "Run") -> None:
-        """Shapes, parameter counts, FLOPs and sizes of the caches, on the meta device."""
-        from latentsmith.recipes.psvae.dry_run import dry_run
-
-        dry_run(self, run)

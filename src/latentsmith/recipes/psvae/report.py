@@ -10,9 +10,8 @@ from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.psvae.autoencoders import STAGE
 from latentsmith.recipes.psvae.config import Arm, PSVAEConfig
 from latentsmith.recipes.psvae.generators import stage_of
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target
-from latentsmith.reports.page import write_report
 from latentsmith.reports.plots import image_grid, training_curves
 from latentsmith.reports.verdicts import above, above_baseline
 from latentsmith.training.trackers import read_metrics
@@ -37,10 +36,7 @@ def write(cfg: PSVAEConfig, run: Run) -> Path:
     """Write ``report.html`` and ``report.json`` of a measured run and print the verdict; returns
     the page."""
     cards: Cards = {arm: load_card(run.path / "measurements" / arm) for arm in cfg.arms}
-    report = build(cfg, run, cards)
-    page = write_report(run.path, report)
-    print_verdict(report, page)
-    return page
+    return publish(build(cfg, run, cards), run.path)
 
 
 def build(cfg: PSVAEConfig, run: Run, cards: Cards) -> Report:

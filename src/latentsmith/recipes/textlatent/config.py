@@ -1,8 +1,7 @@
 """Settings of the textlatent recipe. Help for each is the string under it."""
 
 import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,15 +15,11 @@ from latentsmith.data.text.pairs import PairingConfig
 from latentsmith.data.text.tokens import TOKENS, TokensConfig
 from latentsmith.diffusion.text_latent.config import TextLatentConfig
 from latentsmith.encoders.text import TEXT_ENCODERS, TextEncoderConfig
-from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.recipes.base import RECIPES, TrainingRecipe
 from latentsmith.registry import OneOf
 from latentsmith.sampling.samplers import SAMPLERS, SamplerConfig
 from latentsmith.sampling.text_latent.tokens import TextSamplerConfig
 from latentsmith.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from latentsmith.config.run import Run
-    from latentsmith.planning.stage import RecipePlan
 
 Arm = Literal["base", "cycles"]
 
@@ -91,7 +86,7 @@ class EvaluateConfig:
 
 @RECIPES.register("textlatent", help="text <-> latent: one diffusion model of both, with cycles")
 @schema
-class TextLatentRecipe(RecipeConfig):
+class TextLatentRecipe(TrainingRecipe):
     """A corpus with latents, a model of both with and without cycles, baselines, a report card."""
 
     kind: Literal["textlatent"] = "textlatent"
@@ -151,27 +146,3 @@ class TextLatentRecipe(RecipeConfig):
         if not self.terms:
             return ["base"]
         return ["base", "cycles"] if self.base else ["cycles"]
-
-    def stages(self) -> list[Stage]:
-        """corpus → base → cycles → baselines → measure → report."""
-        from latentsmith.recipes.textlatent.stages import stages
-
-        return stages(self)
-
-    def sweep_report(self, folders: list[Path], out: Path) -> None:
-        """One table over settings and seeds. For ``latentsmith sweep``."""
-        from latentsmith.recipes.textlatent.sweep import write
-
-        write(folders, out)
-
-    def plan(self) -> "RecipePlan":
-        """See `RecipeConfig.plan`."""
-        from latentsmith.recipes.textlatent.plan import plan
-
-        return plan(self)
-
-    def dry_run(self, run: "Run") -> None:
-        """Shapes, parameter counts, FLOPs, disk, on the meta device."""
-        from latentsmith.recipes.textlatent.dry_run import dry_run
-
-        dry_run(self, run)

@@ -11,11 +11,10 @@ from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.textlatent.config import TextLatentRecipe
 from latentsmith.recipes.textlatent.measure import load_examples
 from latentsmith.recipes.textlatent.yardstick import READ_AGAIN
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Cell, Figure, Flag, Report, Section, Table, Target
 from latentsmith.reports.glossary import label
 from latentsmith.reports.numbers import number_text
-from latentsmith.reports.page import write_report
 from latentsmith.reports.plots import curves, training_curves
 from latentsmith.reports.verdicts import above, above_baseline
 from latentsmith.training.trackers import read_metrics
@@ -48,10 +47,7 @@ def write(cfg: TextLatentRecipe, run: Run) -> Path:
     the page."""
     names = run.summary("measure")["methods"]
     cards = {name: load_card(run.path / "measurements" / name) for name in names}
-    report = build(cfg, run, cards)
-    page = write_report(run.path, report)
-    print_verdict(report, page)
-    return page
+    return publish(build(cfg, run, cards), run.path)
 
 
 def named(cfg: TextLatentRecipe, method: str) -> str:

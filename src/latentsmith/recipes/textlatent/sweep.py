@@ -9,11 +9,10 @@ from pathlib import Path
 from latentsmith.recipes.textlatent.report import MODEL, WITHOUT
 from latentsmith.recipes.textlatent.yardstick import READ_AGAIN
 from latentsmith.reports.compare import comparison
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Figure, Report, Section, Table
 from latentsmith.reports.grouped import Group, changes, means
 from latentsmith.reports.markdown import markdown_table
-from latentsmith.reports.page import write_report
 from latentsmith.reports.runs import RunRecord, read_runs
 from latentsmith.reports.sweep import write_sweep
 from latentsmith.utils.files import atomic_path
@@ -71,7 +70,7 @@ def _write_list(records: list[RunRecord], out: Path) -> None:
         manifest=whole.manifest,
         kind=whole.kind,
     )
-    print_verdict(report, write_report(out, report))
+    publish(report, out)
 
 
 def labelled(records: list[RunRecord]) -> list[Group]:

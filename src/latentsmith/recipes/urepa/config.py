@@ -1,8 +1,7 @@
 """Settings of the urepa recipe. Help for each is the string under it."""
 
 from dataclasses import field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,17 +16,13 @@ from latentsmith.diffusion.parametrization import Parametrization
 from latentsmith.diffusion.paths import PATHS, PathConfig
 from latentsmith.encoders.base import ENCODERS, EncoderConfig
 from latentsmith.encoders.text.base import TEXT_ENCODERS, TextEncoderConfig
-from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
+from latentsmith.recipes.base import RECIPES, TrainingRecipe
 from latentsmith.registry import OneOf
 from latentsmith.sampling.guidance import GUIDANCE, GuidanceConfig
 from latentsmith.sampling.samplers import SAMPLERS, SamplerConfig
 from latentsmith.stores.texts import TEMPLATE
 from latentsmith.training.config import TrainConfig
 from latentsmith.utils.needs import Need, hub_weights
-
-if TYPE_CHECKING:
-    from latentsmith.config.run import Run
-    from latentsmith.planning.stage import RecipePlan
 
 
 @schema
@@ -128,7 +123,7 @@ class EvaluateConfig:
 
 @RECIPES.register("urepa", help="align a Stable Diffusion U-Net with a vision encoder; prove it")
 @schema
-class UREPAConfig(RecipeConfig):
+class UREPAConfig(TrainingRecipe):
     """Adapt a latent-diffusion U-Net with and without alignment to a teacher's tokens."""
 
     kind: Literal["urepa"] = "urepa"
@@ -212,27 +207,3 @@ class UREPAConfig(RecipeConfig):
         assert self.diffusion.alignment is not None
         tap = self.evaluate.tap
         return self.diffusion.alignment.blocks[0] if tap is None else tap
-
-    def stages(self) -> list[Stage]:
-        """autoencoder → caches → denoiser → unaligned → aligned → measure → report."""
-        from latentsmith.recipes.urepa.stages import stages
-
-        return stages(self)
-
-    def sweep_report(self, folders: list[Path], out: Path) -> None:
-        """One table over settings and seeds. For ``latentsmith sweep``."""
-        from latentsmith.recipes.urepa.sweep import write
-
-        write(folders, out)
-
-    def plan(self) -> "RecipePlan":
-        """See `RecipeConfig.plan`."""
-        from latentsmith.recipes.urepa.plan import plan
-
-        return plan(self)
-
-    def dry_run(self, run: "Run") -> None:
-        """Shapes, parameter counts, FLOPs and sizes of the caches, on the meta device."""
-        from latentsmith.recipes.urepa.dry_run import dry_run
-
-        dry_run(self, run)

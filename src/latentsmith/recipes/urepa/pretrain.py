@@ -29,7 +29,8 @@ def pretrain_autoencoder(cfg: UREPAConfig, images: Splits, team: Team, run: Run)
         "start": autoencoder.digest(),
         "objective": asdict(section.objective),
     }
-    place = run.place("autoencoder", identity | {"train": asdict(train)})
+    data = images.train.digest  # a sweep over data makes one for each
+    place = run.place("autoencoder", identity | {"train": asdict(train), "data": data})
     result = train_autoencoder(
         AutoencoderTask(autoencoder, section.objective, lpips=lpips_of(section.objective)),
         images,

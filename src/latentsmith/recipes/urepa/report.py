@@ -13,9 +13,8 @@ from latentsmith.metrics.card import LatentCard, joint_difference
 from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.urepa.config import UREPAConfig
 from latentsmith.recipes.urepa.measure import HEAD, LINEAR, at, measured_times
-from latentsmith.reports.console import print_verdict
+from latentsmith.reports.console import publish
 from latentsmith.reports.content import Cell, Figure, Report, Section, Table, Target
-from latentsmith.reports.page import write_report
 from latentsmith.reports.plots import curves, image_grid, training_curves
 from latentsmith.reports.verdicts import above_baseline, within_percent
 from latentsmith.training.trackers import read_metrics
@@ -44,10 +43,7 @@ def write(cfg: UREPAConfig, run: Run) -> Path:
     """Write ``report.html`` and ``report.json`` of a measured run and print the verdict; returns
     the page."""
     cards = {arm: load_card(run.path / "measurements" / arm) for arm in arms(cfg)}
-    report = build(cfg, run, cards, load_card(run.path / "measurements" / TEACHER))
-    page = write_report(run.path, report)
-    print_verdict(report, page)
-    return page
+    return publish(build(cfg, run, cards, load_card(run.path / "measurements" / TEACHER)), run.path)
 
 
 def build(cfg: UREPAConfig, run: Run, cards: Cards, teacher: LatentCard) -> Report:
