@@ -15,6 +15,7 @@ from latentsmith.diffusion.masked import MaskedText
 from latentsmith.diffusion.text_latent.model import TextLatentModel
 from latentsmith.encoders.text.sentence import SentenceConfig
 from latentsmith.errors import UserError
+from latentsmith.sampling.text_latent import writing
 from latentsmith.sampling.text_latent.best_of import best_of
 from latentsmith.sampling.text_latent.tokens import TextSamplerConfig
 from latentsmith.sampling.text_latent.translator import MadeBy, Translator
@@ -116,6 +117,19 @@ def test_roundtrip_says_what_came_back(translator, model, files, tmp_path, capsy
     assert all(-1.001 <= row["cosine"] <= 1.001 for row in rows_of(out))
     trips = roundtrip(translator, TEXTS, TextSamplerConfig(), encoder=translator.made_by.build())
     assert [row["back"] for row in rows_of(out)] == [trip.back for trip in trips]
+
+
+def test_a_text_that_fills_every_place_is_read_again(translator, monkeypatch):
+    """It has no EOS; what is read is cut to leave one place for it."""
+    length = translator.tokenizer.length
+    full = " ".join(["red"] * length)
+    monkeypatch.setattr(writing, "invert", lambda *a, **more: [writing.Written(full, None, ())])
+    (trip,) = roundtrip(translator, TEXTS[:1], TextSamplerConfig())
+    assert trip.back == full and -1.001 <= trip.cosine <= 1.001
+    assert translator.cut([full, "a red circle"]) == [
+        " ".join(["red"] * (length - 1)),
+        "a red circle",
+    ]
 
 
 def test_infill_keeps_what_is_given(translator, model, tmp_path):

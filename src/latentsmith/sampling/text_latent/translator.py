@@ -139,6 +139,16 @@ class Translator:
             raise UserError("no texts: give at least one")
         return self.tokenizer.encode(texts).ids
 
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Texts without the pieces that `number` has no places for: a model may fill all L
+        positions, which leaves none for the EOS that a text ends in when it is read."""
+        splitter, most = self.tokenizer.splitter, self.tokenizer.length - 1
+        split = splitter.split(texts)
+        return [
+            text if len(pieces) <= most else splitter.join(pieces[:most])
+            for text, pieces in zip(texts, split, strict=True)
+        ]
+
     def normalized(self, latents: Tensor) -> Tensor:
         """Raw latents [N, D] or [N, K0, D] → [N, K0, D'] as the model sees them.
 

@@ -172,7 +172,7 @@ def roundtrip(
     first = embed(texts)
     written = invert(translator, first, config, candidates=candidates, seed=seed)
     back = [w.text for w in written]
-    cosine = torch.cosine_similarity(first, embed([text or " " for text in back])).tolist()
+    cosine = torch.cosine_similarity(first, embed(translator.cut(back))).tolist()
     given = translator.tokenizer.decode(translator.number(texts))
     rows = zip(texts, given, back, cosine, strict=True)
     return [RoundTrip(text, out, shown == out, round(c, 6)) for text, shown, out, c in rows]
