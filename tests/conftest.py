@@ -1,5 +1,9 @@
 """Its place makes pytest put this folder on the path: tests write ``from helpers.… import …``."""
 
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before it is imported: no test waits for the hub
+
 import pytest
 import torch
 

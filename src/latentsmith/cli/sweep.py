@@ -80,7 +80,7 @@ def sweep(args: argparse.Namespace) -> int:
     whole = args.part is None or _all_finished(folders)
     finished = folders if whole else [folders[n] for n in mine]
     finished = [folder for folder in finished if folder not in failed]
-    if finished and whole:
+    if finished and whole and any(_has_numbers(folder) for folder in finished):
         _report(configs[0], finished, out)
     for folder, problem in failed.items():
         print(f"failed: {folder}: {problem}")
@@ -212,6 +212,11 @@ def _run_one(
     (folder / "error.txt").unlink(missing_ok=True)
     log.info("done in %s", clock(time.monotonic() - started))
     return None
+
+
+def _has_numbers(folder: Path) -> bool:
+    """Whether there is something to compare; with ``--until`` an early stage there is not."""
+    return any((folder / name).is_file() for name in ("report.json", "metrics.jsonl"))
 
 
 def _report(config: Any, folders: list[Path], out: Path) -> None:

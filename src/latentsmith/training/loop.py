@@ -282,9 +282,9 @@ class Loop:
             parts, images = self._score(self.val_batch)
         for module, mode in modes.items():
             module.training = mode
-        meter = Meter()
+        meter, alone = Meter(), self.team.world_size == 1
         for name, value in parts.items():
-            meter.add(name, value, len(self.val_batch["index"]))
+            meter.add(name, value, 1.0 if alone else len(self.val_batch["index"]))
         self.report.validation(state, meter.flush(self.team), images)
 
     def _score(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:

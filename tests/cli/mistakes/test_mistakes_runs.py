@@ -47,7 +47,11 @@ MISTAKES = [
         "sample half",
         "half has no trained generator yet: the same latentsmith run, without --until",
     ),
-    Mistake("an export of it", "export half --out exported", "half has no trained generator yet"),
+    Mistake(
+        "an export of a generator there is not yet",
+        "export half --model generator-baseline --out exported",
+        "half has no model of stage 'generator-baseline'",
+    ),
     Mistake("a report that is not written yet", "report half", "half has no report.json: the run"),
     Mistake("a run beside nothing", "report half nowhere", "nowhere is not a folder|no report"),
     Mistake(
