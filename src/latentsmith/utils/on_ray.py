@@ -1,9 +1,11 @@
 """Work that is cut into parts, done by tasks on a Ray cluster (the extra ``ray``).
 
-Ray is imported when it is asked for. It sends no usage statistics and opens no dashboard from here;
-a cluster of its own, which it starts where there is none, listens on this machine alone.
+Ray is imported when it is asked for. It sends no usage statistics and opens no dashboard from here.
+A cluster of its own, which it starts where there is none, listens on every address of this machine:
+Ray turns a given 127.0.0.1 into an address that others reach. The log says so.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,8 @@ from pydantic import Field
 
 from latentsmith.config.schema import schema
 from latentsmith.errors import UserError
+
+log = logging.getLogger(__name__)
 
 CARRIED = ("LATENTSMITH_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PYTHONPATH")
 """Variables of this process that workers get."""
@@ -84,7 +88,10 @@ def _connect(ray: Any, cfg: RayConfig) -> None:
         # so many tasks at once even on fewer cores: they share them as processes do
         cores = max(os.cpu_count() or 1, int(cfg.workers * cfg.cpus + 0.999))
         how |= {"num_cpus": cores, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        how |= {"_node_ip_address": "127.0.0.1"}
+        log.warning(
+            "a Ray cluster starts on this machine and listens on all its addresses: not on a "
+            "network you share with strangers"
+        )
     try:
         ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **how)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

@@ -27,7 +27,7 @@ def ray():
     try:
         found.init(
             address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
-            _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="ERROR",
+            log_to_driver=False, logging_level="ERROR",
         )  # fmt: skip
     except Exception as error:
         pytest.skip(f"Ray does not start here: {error}")
