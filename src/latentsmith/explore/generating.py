@@ -9,6 +9,7 @@ from torch import Tensor
 from latentsmith.errors import UserError
 from latentsmith.explore.arms import Arm
 from latentsmith.explore.bench import Bench
+from latentsmith.explore.form import Control, Number, Text
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.sampling.guidance import GuidanceConfig
 from latentsmith.sampling.guidance.cfg import CfgConfig
@@ -19,6 +20,27 @@ from latentsmith.sampling.samplers import SamplerConfig
 from latentsmith.sampling.samplers.heun import HeunConfig
 
 ANY_CLASS = "all in turn"
+
+
+def draws(config: Any, count: int, most: int = 16) -> list[Control]:
+    """Controls of every drawing: steps, how many images, which seed."""
+    return [
+        Number(name="steps", label="Steps", least=1, most=250, value=steps_of(config)),
+        Number(name="count", label="Images", least=1, most=most, value=count),
+        Number(name="seed", label="Seed", least=0, most=2**31, value=0),
+    ]
+
+
+def words(bench: Bench, arms: list[Arm]) -> list[Control]:
+    """A prompt that may be left empty, where one of the generators reads any."""
+    if not any(reads_texts(bench.generator(arm)) for arm in arms):
+        return []
+    return [Text(name="prompt", label="Prompt", lines=2, help="May be left empty.")]
+
+
+def guidance_towards(prompt: str, config: Any) -> GuidanceConfig:
+    """The run's own guidance; none where nothing is said."""
+    return guidance_of(config, scale_of(config)) if prompt else NoGuidanceConfig()
 
 
 def sampler_of(config: Any, steps: int | None = None) -> SamplerConfig:

@@ -10,7 +10,7 @@ from latentsmith.explore.arms import Arm
 from latentsmith.explore.bench import Bench
 from latentsmith.explore.blocks import Block, pictures
 from latentsmith.explore.form import Control, Number, Sample, Text
-from latentsmith.explore.generating import edit_guidance_of, sampler_of, steps_of
+from latentsmith.explore.generating import draws, edit_guidance_of, sampler_of
 from latentsmith.explore.samples import Images
 from latentsmith.explore.tab import Tab, image_of
 from latentsmith.sampling.edit import edit
@@ -43,9 +43,7 @@ class Edit(Tab):
                    value=guidance.text, help="How far the instruction is exaggerated."),
             Number(name="likeness", label="Image guidance", least=0, most=20, step=0.1,
                    value=guidance.image, help="How much is kept of the image."),
-            Number(name="steps", label="Steps", least=1, most=250, value=steps_of(config)),
-            Number(name="count", label="Images", least=1, most=16, value=4),
-            Number(name="seed", label="Seed", least=0, most=2**31, value=0),
+            *draws(config, 4),
         ]  # fmt: skip
 
     def blocks(self, bench: Bench, arm: Arm, given: dict[str, Any]) -> list[Block]:

@@ -6,7 +6,7 @@ from latentsmith.explore.arms import Arm
 from latentsmith.explore.bench import Bench
 from latentsmith.explore.blocks import Block, pictures
 from latentsmith.explore.form import Choice, Control, Number, Text
-from latentsmith.explore.generating import ANY_CLASS, generate, reads_texts, scale_of, steps_of
+from latentsmith.explore.generating import ANY_CLASS, draws, generate, reads_texts, scale_of
 from latentsmith.explore.tab import Tab
 
 EXAMPLES = 2
@@ -47,9 +47,7 @@ class Generate(Tab):
             )  # fmt: skip
         return [
             *found,
-            Number(name="steps", label="Steps", least=1, most=250, value=steps_of(config)),
-            Number(name="count", label="Images", least=1, most=64, value=8),
-            Number(name="seed", label="Seed", least=0, most=2**31, value=0),
+            *draws(config, 8, most=64),
         ]
 
     def blocks(self, bench: Bench, arm: Arm, given: dict[str, Any]) -> list[Block]:

@@ -5,18 +5,10 @@ from typing import Any
 from latentsmith.explore.arms import Arm
 from latentsmith.explore.bench import Bench
 from latentsmith.explore.blocks import Block, pictures
-from latentsmith.explore.form import Control, Mask, Number, Sample, Text
-from latentsmith.explore.generating import (
-    guidance_of,
-    reads_texts,
-    sampler_of,
-    scale_of,
-    steps_of,
-    told,
-)
+from latentsmith.explore.form import Control, Mask, Number, Sample
+from latentsmith.explore.generating import draws, guidance_towards, sampler_of, told, words
 from latentsmith.explore.pictures import mask_of
 from latentsmith.explore.tab import Tab, image_of
-from latentsmith.sampling.guidance.none import NoGuidanceConfig
 from latentsmith.sampling.inpaint import inpaint
 
 
@@ -35,18 +27,13 @@ class Inpaint(Tab):
     def controls(self, bench: Bench, arms: list[Arm]) -> list[Control]:
         """Image, mask, what is to be there."""
         config = arms[0].run.config
-        words: list[Control] = [
-            Text(name="prompt", label="Prompt", lines=2, help="May be left empty.")
-        ]
         return [
             Sample(name="image", label="Image", count=len(bench.samples)),
             Mask(name="mask", label="Make anew", over="image", help="Paint with the mouse."),
-            *(words if any(reads_texts(bench.generator(arm)) for arm in arms) else []),
+            *words(bench, arms),
             Number(name="rounds", label="Rounds", least=1, most=10, value=1,
                    help="More fit the new part better to the old."),
-            Number(name="steps", label="Steps", least=1, most=250, value=steps_of(config)),
-            Number(name="count", label="Images", least=1, most=16, value=6),
-            Number(name="seed", label="Seed", least=0, most=2**31, value=0),
+            *draws(config, 6),
         ]  # fmt: skip
 
     def blocks(self, bench: Bench, arm: Arm, given: dict[str, Any]) -> list[Block]:
@@ -54,7 +41,7 @@ class Inpaint(Tab):
         generator, config = bench.generator(arm), arm.run.config
         image, count = image_of(bench, arm, given["image"]), given["count"]
         prompt = given.get("prompt", "")
-        guidance = guidance_of(config, scale_of(config)) if prompt else NoGuidanceConfig()
+        guidance = guidance_towards(prompt, config)
         made = inpaint(
             generator, image.expand(count, *image.shape), mask_of(given["mask"], image.shape[-1]),
             rounds=given["rounds"], sampler=sampler_of(config, given["steps"]),

@@ -5,17 +5,9 @@ from typing import Any
 from latentsmith.explore.arms import Arm
 from latentsmith.explore.bench import Bench
 from latentsmith.explore.blocks import Block, pictures
-from latentsmith.explore.form import Control, Number, Sample, Text
-from latentsmith.explore.generating import (
-    guidance_of,
-    reads_texts,
-    sampler_of,
-    scale_of,
-    steps_of,
-    told,
-)
+from latentsmith.explore.form import Control, Number, Sample
+from latentsmith.explore.generating import draws, guidance_towards, sampler_of, told, words
 from latentsmith.explore.tab import Tab, image_of
-from latentsmith.sampling.guidance.none import NoGuidanceConfig
 from latentsmith.sampling.variation import variation
 
 
@@ -34,17 +26,12 @@ class Variation(Tab):
     def controls(self, bench: Bench, arms: list[Arm]) -> list[Control]:
         """Of which image, how far from it."""
         config = arms[0].run.config
-        words: list[Control] = [
-            Text(name="prompt", label="Prompt", lines=2, help="May be left empty.")
-        ]
         return [
             Sample(name="image", label="Image", count=len(bench.samples)),
-            *(words if any(reads_texts(bench.generator(arm)) for arm in arms) else []),
+            *words(bench, arms),
             Number(name="strength", label="Strength", least=0, most=1, step=0.05, value=0.6,
                    help="0: the image itself. 1: nothing of it."),
-            Number(name="steps", label="Steps", least=1, most=250, value=steps_of(config)),
-            Number(name="count", label="Images", least=1, most=16, value=6),
-            Number(name="seed", label="Seed", least=0, most=2**31, value=0),
+            *draws(config, 6),
         ]  # fmt: skip
 
     def blocks(self, bench: Bench, arm: Arm, given: dict[str, Any]) -> list[Block]:
@@ -52,7 +39,7 @@ class Variation(Tab):
         generator, config = bench.generator(arm), arm.run.config
         image, count = image_of(bench, arm, given["image"]), given["count"]
         prompt = given.get("prompt", "")
-        guidance = guidance_of(config, scale_of(config)) if prompt else NoGuidanceConfig()
+        guidance = guidance_towards(prompt, config)
         made = variation(
             generator, image.expand(count, *image.shape), strength=given["strength"],
             sampler=sampler_of(config, given["steps"]), guidance=guidance, seed=given["seed"],
