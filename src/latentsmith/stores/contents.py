@@ -84,6 +84,35 @@ def device_of(module: torch.nn.Module) -> torch.device:
     return next((v.device for v in module.state_dict().values()), torch.device("cpu"))
 
 
+def compute_shards(
+    path: Path,
+    contents: Contents,
+    *,
+    batch_size: int = 32,
+    rank: int = 0,
+    world_size: int = 1,
+    rows_per_shard: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """`build_store` of ``contents``, whose readers are closed at the end, whatever that is."""
+    try:
+        build_store(
+            path,
+            contents.manifest,
+            contents.keys,
+            contents.compute,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            rows_per_shard=rows_per_shard,
+            progress=progress,
+        )
+    finally:
+        close = getattr(contents.compute, "close", None)
+        if close is not None:
+            close()
+
+
 def fill(
     path: Path,
     contents: Contents,
@@ -108,22 +137,10 @@ def fill(
     note_use(path)
     # One writer who owns every shard shares them with nobody, not even with another run's.
     with alone(path) if world_size == 1 else nullcontext():
-        try:
-            build_store(
-                path,
-                contents.manifest,
-                contents.keys,
-                contents.compute,
-                batch_size=batch_size,
-                rank=rank,
-                world_size=world_size,
-                rows_per_shard=rows_per_shard,
-                progress=progress,
-            )
-        finally:
-            close = getattr(contents.compute, "close", None)
-            if close is not None:
-                close()
+        compute_shards(
+            path, contents, batch_size=batch_size, rank=rank, world_size=world_size,
+            rows_per_shard=rows_per_shard, progress=progress,
+        )  # fmt: skip
         for name, write in contents.files.items():  # of a finished store: nothing else was there
             if not (path / name).is_file():
                 write(path / name)

@@ -14,8 +14,8 @@ from latentsmith.encoders.pixel_pca import PixelPCA
 from latentsmith.errors import UserError
 from latentsmith.recipes.cache.config import CacheConfig
 from latentsmith.stores.base import FeatureStore
-from latentsmith.stores.build import build_store, check_place
-from latentsmith.stores.contents import Contents, fill
+from latentsmith.stores.build import check_place
+from latentsmith.stores.contents import Contents, compute_shards, fill
 from latentsmith.stores.describe import describe
 from latentsmith.stores.features import token_contents, vector_contents
 from latentsmith.stores.latents import latent_contents
@@ -69,20 +69,7 @@ def _on_ray(cfg: CacheConfig, path: Path, team: Team) -> None:
 def _shards(cfg: CacheConfig, path: Path, rank: int, workers: int) -> None:
     """One task's part of the store, on whatever machine this is."""
     contents = contents_of(cfg, Team.join(several_objectives=False))
-    try:
-        build_store(
-            path,
-            contents.manifest,
-            contents.keys,
-            contents.compute,
-            batch_size=cfg.batch_size,
-            rank=rank,
-            world_size=workers,
-        )
-    finally:
-        close = getattr(contents.compute, "close", None)
-        if close is not None:
-            close()
+    compute_shards(path, contents, batch_size=cfg.batch_size, rank=rank, world_size=workers)
 
 
 def contents_of(cfg: CacheConfig, team: Team) -> Contents:
