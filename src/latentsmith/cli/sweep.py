@@ -80,7 +80,8 @@ def sweep(args: argparse.Namespace) -> int:
     whole = args.part is None or _all_finished(folders)
     finished = folders if whole else [folders[n] for n in mine]
     finished = [folder for folder in finished if folder not in failed]
-    if finished and whole and any(_has_numbers(folder) for folder in finished):
+    early = args.until is not None and not any(_has_numbers(folder) for folder in finished)
+    if finished and whole and not early:
         _report(configs[0], finished, out)
     for folder, problem in failed.items():
         print(f"failed: {folder}: {problem}")
@@ -215,7 +216,7 @@ def _run_one(
 
 
 def _has_numbers(folder: Path) -> bool:
-    """Whether there is something to compare; with ``--until`` an early stage there is not."""
+    """Whether there is something to compare; a sweep ``--until`` an early stage has nothing yet."""
     return any((folder / name).is_file() for name in ("report.json", "metrics.jsonl"))
 
 
