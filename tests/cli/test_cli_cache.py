@@ -1,9 +1,7 @@
 """The verb ``cache``: stores made, gone on with, looked at, checked."""
 
-import os
+import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.fresh import Started
 from helpers.stores import table, write
 from helpers.tiny_models import tiny_autoencoder, tiny_dinov2
 from latentsmith.cli import main
@@ -126,24 +125,16 @@ def test_a_resolution_that_does_not_fit_is_told_before_data_are_fetched(capsys, 
     assert "use 16 or 20" in err
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "latentsmith", "cache", *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def test_killed_at_any_instant_it_goes_on_without_computing_twice(capsys, models):
+def test_killed_at_any_instant_it_goes_on_without_computing_twice(capsys, models, tmp_path):
     words = ["latents", models / "one", *SHAPES, "batch_size=8", "--out"]
-    process = start(*words, "killed")
-    first, deadline = Path("killed/shard-00000.json"), time.monotonic() + 240
-    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+    command = ["-m", "latentsmith", "cache", *map(str, words), "killed"]
+    process = Started(command, tmp_path)
+    first, deadline = Path("killed/shard-00000.json"), time.monotonic() + 100
+    while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    _, err = process.communicate()
-    assert process.returncode == -signal.SIGKILL, err.decode()
+    process.child.kill()
+    done = process.wait()
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not Path("killed/manifest.json").exists()
     code, _, said = ask(capsys, "inspect", "killed")
     assert code == 2
@@ -227,3 +218,21 @@ def test_stores_are_copied_to_urls_looked_at_there_and_checked(tmp_path, capsys)
     assert f"{url}: good, 20 rows" in capsys.readouterr().out
     assert main(["cache", "verify", f"{url}-no"]) == 2
     assert "holds no store" in capsys.readouterr().err
+
+
+def test_reconstructions_of_all_images_stand_in_the_card_of_a_sample(capsys, models):
+    dino = ["encoder=dinov2", f"encoder.source={models / 'dino'}", "encoder.resolution=28"]
+    images = [*SHAPES, "data.val_count=120", "encoder.output=pooled"]
+    made = ask(capsys, "reconstructions", models / "one", *dino, *images, "split=val", "--out", "r")
+    assert made[0] == 0, made[2]
+    few = ["count=64", "probe_count=64", "card.paths=2", "card.resamples=4"]
+    words = ["measure", str(models / "one"), *dino, *images, *few, "--out", "card"]
+    assert main([*words, "reconstructions=r"]) == 0
+    found = {
+        m["name"]: m for m in json.loads(Path("card/measurements.json").read_text())["measurements"]
+    }
+    whole = ("psnr", "ssim", "fd_dinov2", "kid_dinov2")
+    assert {found[name]["stamp"]["count"] for name in whole} == {120}
+    assert found["latent_std"]["stamp"]["count"] == 64
+    assert main(["measure", str(models / "two"), *words[2:-1], "other", "reconstructions=r"]) == 2
+    assert "by another autoencoder" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.fresh import python
 from latentsmith.cli import main
 from latentsmith.cli._scaffold import in_tree
 from latentsmith.errors import UserError
@@ -33,9 +34,7 @@ def ruff(*words: str) -> None:
 def test_a_plugin_passes_its_own_tests(plugin):
     words = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "."]
     env = {name: value for name, value in os.environ.items() if name != "LATENTSMITH_PLUGINS"}
-    done = subprocess.run(
-        [sys.executable, *words], cwd=plugin, capture_output=True, text=True, env=env
-    )
+    done = python(*words, cwd=plugin, env=env)
     assert done.returncode == 0 and "8 passed" in done.stdout, done.stdout + done.stderr
 
 

@@ -22,7 +22,7 @@ from latentsmith.autoencoders.normalizer import LatentMoments
 from latentsmith.diffusion.text_latent.noised import Rows
 from latentsmith.losses.base import LOSSES, PairLossConfig
 from latentsmith.losses.manifold import ManifoldConfig
-from latentsmith.losses.priors.base import PRIORS
+from latentsmith.losses.priors.base import PRIORS, PriorInput
 from latentsmith.metrics import METRICS
 from latentsmith.metrics.feature_stats import FeatureStats
 from latentsmith.metrics.frechet import frechet_from_stats
@@ -39,7 +39,8 @@ DISTANCES = ("flat", "pooled", "tokens")
 PAIRS = [e.name for e in LOSSES if issubclass(e.config, PairLossConfig) and e.name != "none"]
 MEANS = [e.name for e in LOSSES if not issubclass(e.config, PairLossConfig)]
 SETS = [e.name for e in PRIORS if e.name not in ("none", "diffusion")]
-"""Priors of a set. ``diffusion`` is a mean over predictions, each with noise of its own."""
+"""Priors of a set. ``diffusion`` is a mean over predictions, each with noise of its own; what opens
+its gate is `gate`."""
 REFERENCES = {
     "moments": ("batch", "data"),
     "mmd": ("batch", "data"),
@@ -101,6 +102,17 @@ def prior(name: str, reference: str, share: Share, rank: int) -> Result:
     for _ in range(2):  # the second time with what the queue kept of the first
         loss, _ = t._judged(rows, share(z) @ weight, context())
     return result(loss, [weight])
+
+
+def gate(share: Share) -> dict[str, Tensor]:
+    """What the diffusion prior's gate has counted after two batches; in one nobody has a latent."""
+    prior, rng = PRIORS["diffusion"].config(weight=1.0), torch.Generator().manual_seed(6)
+    t = task("l2t+t2l+unconditional", prior=prior)
+    for has in (torch.arange(13) > 6, torch.zeros(13) > 0, torch.arange(13) % 2 > 0):
+        x, noise = (torch.randn(13, D, generator=rng) for _ in range(2))
+        seen = PriorInput(share(x), share(has), t.model, lambda name: rng)
+        t.prior._watch(seen, share(torch.linspace(0.1, 0.9, 13)), share(noise))
+    return {"errors": t.prior.errors, "trivial": t.prior.trivial}
 
 
 def losses(sizes: list[int] | None, rank: int = 0) -> dict[str, Result]:
@@ -194,6 +206,7 @@ def work(rank: int, world: int, folder: str) -> dict[str, Any]:
         "means": means(part([4, 4, 4], rank)),
         "metrics": metrics,
         "statistics": statistics(part(sizes, rank), rank, world, Path(folder) / "store"),
+        "gate": gate(part([5, 0, 8], rank)),
         "validated": validated(Team(None, torch.device("cpu"), rank, world)),
     }
 
@@ -217,6 +230,13 @@ def test_every_loss_over_a_set(three, label):
     for name, wanted in alone.items():
         for found in three:
             assert_equal(found["losses"][label][name], wanted, f"{label}, {name}")
+
+
+def test_the_gate_of_a_prior_opens_for_all_or_for_none(three):
+    wanted = gate(everything)
+    assert wanted["trivial"] > 0
+    for found in three:
+        torch.testing.assert_close(found["gate"], wanted)
 
 
 def test_every_loss_that_is_a_mean_over_samples(three):

@@ -1,9 +1,9 @@
 """Exports read as anybody would: the model card's own code, in a process without latentsmith."""
 
-import os
+import atexit
+import functools
 import re
-import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from helpers.nursery import Nursery
 
 
 def blocks_of(card: Path) -> dict[str, str]:
@@ -20,31 +22,6 @@ def blocks_of(card: Path) -> dict[str, str]:
     return dict(found)
 
 
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, *args):
-        if name.split(".")[0] == "latentsmith":
-            raise ImportError("latentsmith is not here")
-sys.meta_path.insert(0, Block())
-try:
-    import latentsmith
-except ImportError:
-    pass
-else:
-    raise AssertionError("latentsmith is here")
-import os
-import torch
-from safetensors.torch import load_file, save_file
-torch.set_num_threads(1)
-torch.set_grad_enabled(False)
-def ask(name, folder, place, code):
-    os.chdir(folder)
-    x, out = load_file(f"{place}/{name}.given.safetensors"), {}
-    exec(compile(code, name, "exec"), {"x": x, "out": out, "__name__": name})
-    made = {k: v.contiguous() for k, v in out.items()}
-    save_file(made, f"{place}/{name}.made.safetensors")
-"""
 GIVEN = "import torch\nfrom safetensors.torch import load_file"
 
 
@@ -73,20 +50,26 @@ def run_card(
 def run_cards(place: Path, asked: Mapping[str, Ask]) -> dict[str, dict[str, Tensor]]:
     """What exports answer, all in one process that cannot import latentsmith. ``place``: a folder
     for what goes between."""
-    script = [BLOCK]
     for name, ask in asked.items():
         given = {k: v.contiguous() for k, v in ask.given.items()}
         save_file(given or {"nothing": torch.zeros(1)}, place / f"{name}.given.safetensors")
         blocks = blocks_of(ask.folder / "README.md")
-        code = "\n".join([*(blocks[part] for part in ask.parts), GIVEN, ask.code])
-        script.append(f"ask({name!r}, {str(ask.folder)!r}, {str(place)!r}, {code!r})")
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(script)],
-        env=os.environ | {"HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "were not used" not in done.stderr and "newly initialized" not in done.stderr
+        code = [*(blocks[part] for part in ask.parts), GIVEN, ask.code]
+        (place / f"{name}.py").write_text("\n".join(code))
+    folders = [(name, str(ask.folder)) for name, ask in asked.items()]
+    code = _strangers().run("helpers.stranger:answer", str(place), folders)
+    said = (place / "said").read_text()
+    assert code == 0, said[-3000:] or _strangers().said()
+    assert "were not used" not in said and "newly initialized" not in said
     return {name: load_file(place / f"{name}.made.safetensors") for name in asked}
+
+
+@functools.cache
+def _strangers() -> Nursery:
+    """Starting a process that has diffusers costs more than most of what is asked of it."""
+    folder = tempfile.TemporaryDirectory()
+    modules = {"HF_MODULES_CACHE": f"{folder.name}/modules", "HF_HUB_OFFLINE": "1"}
+    nursery = Nursery("helpers.stranger", log=Path(folder.name, "log"), env=modules)
+    atexit.register(folder.cleanup)
+    atexit.register(nursery.__exit__)  # comes first
+    return nursery

@@ -7,11 +7,10 @@
 
     results = run_ranks(work, 2, 3.0)       # [result of rank 0, result of rank 1]
 
-Starting processes costs seconds: put many checks into one function and share its results through
-a module-scoped fixture.
+They are forked (`helpers.forks`), and each imports the module of ``work``: a function of many
+checks, its results shared through a module-scoped fixture, costs least.
 """
 
-import multiprocessing
 import os
 import tempfile
 import traceback
@@ -22,6 +21,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from helpers.forks import forked
+
 TIMEOUT = 400
 """Seconds until processes that do not finish are killed and the test fails."""
 
@@ -29,7 +30,6 @@ TIMEOUT = 400
 def _rank_main(
     work: Callable[..., Any], rank: int, world_size: int, folder: str, args: tuple[Any, ...]
 ) -> None:
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     # a file, not a port: tests in parallel cannot collide
     dist.init_process_group(
@@ -48,11 +48,9 @@ def run_ranks(work: Callable[..., Any], world_size: int, *args: Any) -> list[Any
 
     Results are passed by ``torch.save``. Any rank's exception fails the test, with its traceback.
     """
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         ranks = [
-            context.Process(target=_rank_main, args=(work, rank, world_size, folder, args))
-            for rank in range(world_size)
+            forked(_rank_main, work, rank, world_size, folder, args) for rank in range(world_size)
         ]
         for process in ranks:
             process.start()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from helpers.small_mmreg import ARGS
 from helpers.tiny_models import tiny_dinov2
 from latentsmith.autoencoders.kl import KLAutoencoderConfig
 from latentsmith.cli import main
@@ -19,39 +20,22 @@ from latentsmith.reports.page import load_report
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.stores.base import open_store
 
-ARGS = ["run", "mmreg", "scale=smoke", "evaluate.card.resamples=20"]
 ARMS = ("baseline", "regularized")
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def own_cache(cache, monkeypatch):
-    monkeypatch.setenv("LATENTSMITH_CACHE", str(cache))
+def own_cache(mmreg_cache, monkeypatch):
+    monkeypatch.setenv("LATENTSMITH_CACHE", str(mmreg_cache))
 
 
-@pytest.fixture(scope="session")
-def early(tmp_path_factory, cache):
-    """A run that ended before Stage C."""
-    folder = tmp_path_factory.mktemp("early") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTSMITH_CACHE", str(cache))
-        assert main([*ARGS, "--until", "measure", "--out", str(folder)]) == 0
-    return folder
+@pytest.fixture
+def early(mmreg_early):
+    return mmreg_early
 
 
-@pytest.fixture(scope="session")
-def whole(early, tmp_path_factory, cache):
-    """The same run, gone on with to its end."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    shutil.copytree(early, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTSMITH_CACHE", str(cache))
-        assert main([*ARGS, "--out", str(folder)]) == 0
-    return folder
+@pytest.fixture
+def whole(mmreg_whole):
+    return mmreg_whole
 
 
 def targets(folder):

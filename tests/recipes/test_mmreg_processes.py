@@ -7,6 +7,7 @@ import sys
 
 from safetensors.torch import load_file
 
+from helpers.stages import in_two_processes
 from latentsmith.cli import main
 
 
@@ -35,8 +36,7 @@ def test_two_processes_train_and_resume(tmp_path, monkeypatch):
     shutil.rmtree(training / "checkpoints" / names[-1])
     shutil.rmtree(training / "model")
     (folder / "stages" / "regularized.json").unlink()
-    done = torchrun(folder, cache, "mmreg.regularized", *settings)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(["mmreg.regularized"], settings, folder, cache)  # with no launcher's seconds
     again = load_file(training / "model" / "diffusion_pytorch_model.safetensors")
     for name, value in weights.items():
         assert value.equal(again[name]), name

@@ -9,20 +9,15 @@ from safetensors.torch import load_file
 
 from helpers.explored import tabs_by_arm
 from helpers.pages import assert_self_contained
+from helpers.small_mmreg import ARGS
 from latentsmith.cli import main
 from latentsmith.config.run import Run
 
-ARGS = ["run", "mmreg", "scale=smoke"]
 
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
+@pytest.fixture
+def smoke(mmreg_whole):
     """A finished smoke run."""
-    folder = tmp_path_factory.mktemp("mmreg") / "smoke"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTSMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        assert main([*ARGS, "--out", str(folder)]) == 0
-    return folder
+    return mmreg_whole
 
 
 def weights(folder, arm):

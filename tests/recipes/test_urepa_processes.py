@@ -1,10 +1,10 @@
-"""Two processes through torchrun: they share the caches' work, train one network, and resume."""
+"""Two processes: they share the caches' work, train one network, and resume."""
 
 import shutil
 
 from safetensors.torch import load_file
 
-from helpers.torchrun import torchrun
+from helpers.stages import in_two_processes
 from latentsmith.cli import main
 
 SETTINGS = ["scale=smoke", "evaluate.times=[0.2]"]
@@ -21,7 +21,7 @@ def test_two_processes_cache_train_resume_and_measure(tmp_path, monkeypatch):
     folder, cache = tmp_path / "run", tmp_path / "cache"
     monkeypatch.setenv("LATENTSMITH_CACHE", str(cache))
     stages = ["urepa.autoencoder", "urepa.caches", "urepa.denoiser", "urepa.aligned"]
-    text = torchrun(stages, SETTINGS, folder, cache)
+    text = in_two_processes(stages, SETTINGS, folder, cache)
     assert "2 × 1 × 8 (processes × micro-batches × samples)" in text
     first, checkpoints = trained(folder), folder / "training/aligned/checkpoints"
     assert sorted(int(p.name) for p in checkpoints.iterdir()) == [32, 64]
@@ -30,7 +30,7 @@ def test_two_processes_cache_train_resume_and_measure(tmp_path, monkeypatch):
     shutil.rmtree(folder / "training/aligned/generator")
     (folder / "stages/aligned.json").unlink()
     stages = ["urepa.aligned", "urepa.unaligned", "urepa.measure"]
-    torchrun(stages, SETTINGS, folder, cache)
+    in_two_processes(stages, SETTINGS, folder, cache)
     again = trained(folder)
     for name, value in first.items():
         assert value.equal(again[name]), name

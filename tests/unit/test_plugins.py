@@ -3,8 +3,9 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
+
+from helpers.fresh import python
 
 LOSS = """
 from typing import Literal
@@ -31,13 +32,7 @@ class {config}(PairLossConfig):
 def ask(script: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: plug-ins are imported once and for good."""
     known = {k: v for k, v in os.environ.items() if k != "LATENTSMITH_PLUGINS"}
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**known, "OMP_NUM_THREADS": "1", **env},
-    )
+    return python("-c", script, cwd=folder, env={**known, **env})
 
 
 def test_files_folders_and_installed_ones_are_found(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import latentsmith
 from latentsmith.errors import UserError, nearest
+from latentsmith.utils.told_once import tell
 
 PACKAGE = "latentsmith.cli"
 ORDER = [
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"latentsmith: {error}", file=sys.stderr)
+        tell(str(error))
         return 2
     except KeyboardInterrupt as stop:
         return _interrupted(stop, argv)
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         message = None if debug else _mistake(error)
         if message is None:
             raise
-        print(f"latentsmith: {message} (--debug shows where this happened)", file=sys.stderr)
+        tell(f"{message} (--debug shows where this happened)")
         return 2
 
 
@@ -162,9 +163,12 @@ def _leave_group() -> None:
 
 
 def _interrupted(stop: KeyboardInterrupt, argv: list[str]) -> int:
+    code = int(getattr(stop, "exit_code", 130))
+    if os.environ.get("RANK", "0") != "0":  # all are stopped together: one says so
+        return code
     message = str(stop) or "interrupted"
     print(f"\nlatentsmith: {message}", file=sys.stderr)
     if argv and argv[0] in ("run", "train", "sweep", "cache"):
         again = shlex.join(["latentsmith", *(word for word in argv if word != "--fresh")])
         print(f"The same command goes on where this stopped:\n  {again}", file=sys.stderr)
-    return int(getattr(stop, "exit_code", 130))
+    return code

@@ -11,7 +11,7 @@ from latentsmith.cli._pipeline import prepare
 
 log = logging.getLogger(__name__)
 
-HELP = "compute latents, tokens, vectors or text embeddings once; check and look at such stores"
+HELP = "compute latents, tokens, vectors, texts or reconstructions once; look at such stores"
 EXAMPLES = """The same command goes on where it was stopped, and does nothing when all is there.
 
 examples:
@@ -21,6 +21,7 @@ examples:
   latentsmith cache vectors encoder=efficientnet_lite0 data=fashion_mnist split=val
   latentsmith cache text text_encoder=minilm data=shapes
   latentsmith cache text text_encoder=clip_text data=digits --template 'a photo of a {}'
+  latentsmith cache reconstructions MODEL encoder=inception data=image_folder data.folder=photos
   latentsmith cache verify STORE
   latentsmith cache copy STORE s3://bucket/latents
   torchrun --nproc-per-node 8 -m latentsmith cache latents MODEL data=DATASET
@@ -30,7 +31,9 @@ MAKES = {
     "tokens": "an image encoder's tokens (a teacher's)",
     "vectors": "an image encoder's vectors",
     "text": "a text encoder's embeddings, every different text once",
+    "reconstructions": "an autoencoder's errors on every image, for `measure reconstructions=…`",
 }
+OF_AUTOENCODERS = ("latents", "reconstructions")
 
 
 def add(subparsers: Any) -> None:
@@ -71,7 +74,7 @@ def _place(text: str) -> Path | str:
 
 def _add_make(verbs: Any, what: str) -> None:
     parser = verbs.add_parser(what, help=MAKES[what], description=f"Store {MAKES[what]}.")
-    if what == "latents":
+    if what in OF_AUTOENCODERS:
         parser.add_argument(
             "source", metavar="SOURCE", help="autoencoder: hub id, folder in diffusers format, run"
         )
@@ -120,11 +123,12 @@ def _words(args: argparse.Namespace) -> list[str]:
         words.append(f"text.texts={json.dumps(str(args.texts))}")
     if args.action == "text" and args.template is not None:
         words.append(f"text.template={json.dumps(args.template, ensure_ascii=False)}")
-    if args.action != "latents":
+    if args.action not in OF_AUTOENCODERS:
         return words
     if not is_run(args.source, args.model):
         return [*words, f"autoencoder.source={json.dumps(args.source)}"]
-    sections = ("data", "transform")
+    compared = ("encoder",) if args.action == "reconstructions" else ()
+    sections = ("data", "transform", *compared)
     source, inherited, _ = model_of_run(Path(args.source), args.model, sections)
     words += [f"autoencoder.source={json.dumps(source)}", *kept(inherited, args.overrides)]
     if 'transform.crop="random"' in inherited:

@@ -24,11 +24,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from latentsmith.config import errors, tree
 from latentsmith.config.fields import choice_at, locate, settings_of
 from latentsmith.config.nodes import Choice, Nodes, group_of
+from latentsmith.config.schema import adapter
 from latentsmith.errors import UserError
 from latentsmith.recipes.base import RECIPES, RecipeConfig
 
@@ -61,9 +62,9 @@ def compose(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> RecipeC
     nodes = nodes_of(recipe)
     values, problems = _compose_values(nodes, overrides)
     values.setdefault("kind", recipe)
-    adapter: TypeAdapter[Any] = TypeAdapter(nodes.config)
+    checked = adapter(nodes.config)
     try:
-        config = adapter.validate_python(values)
+        config = checked.validate_python(values)
     except ValidationError as error:
         problems += errors.explain(error, nodes.config, values, problems)
     except UserError as error:  # from a __post_init__
@@ -79,10 +80,10 @@ def check(config: RecipeConfig) -> RecipeConfig:
     Raises:
         UserError: as `compose`.
     """
-    adapter: TypeAdapter[Any] = TypeAdapter(type(config))
-    values = adapter.dump_python(config, warnings=False)
+    checked = adapter(type(config))
+    values = checked.dump_python(config, warnings=False)
     try:
-        return adapter.validate_python(values)
+        return checked.validate_python(values)
     except ValidationError as error:
         problems = errors.explain(error, type(config), values, [])
         raise UserError(errors.listing(config.kind, problems)) from None

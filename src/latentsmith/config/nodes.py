@@ -6,6 +6,7 @@ its base in silence; so Hydra gets plain dicts and pydantic checks the composed 
 
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -23,6 +24,9 @@ DEFAULT_SCALE = "laptop"
 
 GROUP_NAMES = {"dataset": "data"}
 """Registry family → group, where they differ."""
+
+PLAIN = (bool, int, float, str, NoneType)
+"""Values that YAML has (NaN and infinity no schema lets in)."""
 
 
 def group_of(registry: Registry) -> str:
@@ -195,4 +199,6 @@ def _given(value: Any) -> bool:
 
 def _plain(hint: Any, value: Any) -> Any:
     """A default as YAML would hold it."""
+    if type(value) in PLAIN:  # most are, and building what writes out others takes ms
+        return value
     return TypeAdapter(hint).dump_python(value, mode="json", warnings=False)

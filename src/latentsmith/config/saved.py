@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from latentsmith.config import errors
+from latentsmith.config.schema import adapter
 from latentsmith.errors import UserError
 from latentsmith.recipes.base import RECIPES, RecipeConfig
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values (paths as strings, tuples as lists)."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json", warnings=False)
+    return adapter(type(config)).dump_python(config, mode="json", warnings=False)
 
 
 def to_yaml(config: Any) -> str:
@@ -34,9 +35,8 @@ def from_yaml(text: str, *, where: str | Path = "the saved settings") -> RecipeC
     if not isinstance(values, dict) or "kind" not in values:
         raise UserError(f"{where} holds no recipe settings (no 'kind').")
     config = RECIPES[str(values["kind"])].config
-    adapter: TypeAdapter[Any] = TypeAdapter(config)
     try:
-        return adapter.validate_python(values)
+        return adapter(config).validate_python(values)
     except ValidationError as error:
         problems = errors.explain(error, config, values, [])
         raise UserError(

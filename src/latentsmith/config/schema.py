@@ -1,9 +1,10 @@
 """The decorator every config dataclass wears."""
 
+import functools
 from dataclasses import dataclass
-from typing import TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 
 T = TypeVar("T", bound=type)
 
@@ -21,3 +22,10 @@ def schema(cls: T) -> T:
     # NaN and infinity pass every range check that compares, and JSON has neither
     cls.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
     return dataclass(kw_only=True)(cls)
+
+
+@functools.cache
+def adapter(config: type) -> TypeAdapter[Any]:
+    """What checks a config class and writes its values out. Made once: for a whole recipe that
+    takes longer than composing its settings. Components registered later are not known to it."""
+    return TypeAdapter(config)

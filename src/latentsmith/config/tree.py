@@ -30,8 +30,11 @@ class Tree:
 
 
 _TREES: dict[tuple[int, str, tuple[str, ...]], tuple[Nodes, Tree]] = {}
-"""Composed trees: one costs about 60 ms, and sweeps, tests and help ask for the same ones. The
-nodes are kept beside, so that their id stays theirs."""
+"""Composed trees: one costs a third of a second, and sweeps, tests and help ask for the same ones.
+The nodes are kept beside, so that their id stays theirs."""
+
+_STORED: dict[int, tuple[Nodes, dict[str, Any]]] = {}
+"""Nodes as Hydra's store keeps them."""
 
 
 def compose_tree(nodes: Nodes, lines: Iterable[str]) -> Tree:
@@ -42,7 +45,7 @@ def compose_tree(nodes: Nodes, lines: Iterable[str]) -> Tree:
 def option_alone(nodes: Nodes, choice: Choice) -> dict[str, Any]:
     """What an option says of itself, with nothing merged over it."""
     name = f"{choice.group}-{choice.option}"
-    config = _compose(nodes, name, {"defaults": [choice.entry()]}, ()).config
+    config = _compose(nodes, name, {"defaults": [choice.entry(), "_self_"]}, ()).config
     return OmegaConf.to_container(OmegaConf.select(config, choice.path))  # type: ignore[return-value]
 
 
@@ -50,8 +53,7 @@ def _compose(nodes: Nodes, name: str, primary: dict[str, Any], lines: tuple[str,
     key = (id(nodes), f"{name} {primary}", lines)
     if key not in _TREES:
         with translated(), _hydra(nodes, name, primary):
-            search = f"hydra.searchpath=['file://{SHARED.resolve()}']"
-            config = hydra_compose(name, [search, *lines], return_hydra_config=True)
+            config = hydra_compose(name, list(lines), return_hydra_config=True)
         known = config.hydra.runtime.choices
         choices = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
         with open_dict(config):
@@ -65,17 +67,27 @@ def _hydra(nodes: Nodes, name: str, primary: dict[str, Any]) -> Iterator[None]:
     """Hydra looking at this recipe's nodes only; its process-wide store is put back after."""
     store = ConfigStore.instance()
     saved = store.repo
-    store.repo = {k: v for k, v in saved.items() if k not in nodes.options}
     try:
-        store.store(name="base", node=nodes.base)
-        store.store(name=name, node=primary)
-        for group, options in nodes.options.items():
-            for option, node in options.items():
-                store.store(group=group, name=option, node=node)
+        if id(nodes) not in _STORED:
+            _STORED[id(nodes)] = nodes, _stored(store, nodes)
+        store.repo = {**saved, **_STORED[id(nodes)][1]}
+        # as an override it would have to be parsed, which takes a sixth of all
+        shared = {"searchpath": [f"file://{SHARED.resolve()}"]}
+        store.store(name=name, node={**primary, "hydra": shared})
         with initialize_config_dir(str(nodes.folders()[0].resolve()), version_base="1.3"):
             yield
     finally:
         store.repo = saved
+
+
+def _stored(store: ConfigStore, nodes: Nodes) -> dict[str, Any]:
+    """Its options put into a store that was empty."""
+    store.repo = {}
+    store.store(name="base", node=nodes.base)
+    for group, options in nodes.options.items():
+        for option, node in options.items():
+            store.store(group=group, name=option, node=node)
+    return store.repo
 
 
 @contextlib.contextmanager

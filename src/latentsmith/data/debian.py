@@ -4,8 +4,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from latentsmith.data.found import Unavailable
 
-class DebianError(Exception):
+
+class DebianError(Unavailable):
     """A package that cannot be had. The text says which command failed and why."""
 
 

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from latentsmith.stores.base import FeatureStore, StoreManifest
 from latentsmith.stores.layout import CLAIM, MANIFEST
 from latentsmith.utils.compare import differences as differences
 from latentsmith.utils.lock import alone
+
+if TYPE_CHECKING:
+    from latentsmith.stores.contents import Contents
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +114,49 @@ def _rows_of(store: FeatureStore) -> Tensor:
     return vectors.index_copy_(0, rows, store.gather(rows, fields=["vector"])["vector"])
 
 
+def mend_references(encoder: Encoder, loader: Loader, folder: Path) -> None:
+    """Remove damaged shards, and stores of something else, from where `fill_references` will write;
+    the log says which. One process calls this, before any fills."""
+    contents = _contents(encoder, loader)
+    path = cache_path(folder, contents.manifest)
+    with alone(path):
+        if path.exists():
+            _clear_damage(path, contents.manifest)
+
+
+def fill_references(
+    encoder: Encoder,
+    loader: Loader,
+    folder: Path,
+    *,
+    rank: int,
+    world_size: int,
+    progress: Progress | None = None,
+) -> None:
+    """Compute the vectors that `reference_vectors` will read, each process its shards.
+
+    All processes call this, with a loader over the whole dataset. Raises UserError as
+    `reference_vectors` does.
+    """
+    from latentsmith.stores.contents import fill
+
+    contents = _contents(encoder, loader)
+    fill(
+        cache_path(folder, contents.manifest), contents, batch_size=loader.batch_size,
+        rank=rank, world_size=world_size, progress=progress,
+    ).close()  # fmt: skip
+
+
+def _contents(encoder: Encoder, loader: Loader) -> "Contents":
+    """What a store of reference vectors holds; computes nothing yet."""
+    if loader.world_size != 1:
+        raise ValueError("reference vectors need a loader over the whole dataset: world_size=1")
+    from latentsmith.stores.features import vector_contents
+
+    _refuse_chance(loader.transform)
+    return vector_contents(encoder, loader.dataset, loader.transform, dtype="float32")
+
+
 def reference_vectors(
     encoder: Encoder, loader: Loader, folder: Path, *, progress: Progress | None = None
 ) -> Tensor:
@@ -133,12 +179,8 @@ def reference_vectors(
             (the sample is named).
     """
     from latentsmith.stores.contents import fill
-    from latentsmith.stores.features import vector_contents
 
-    if loader.world_size != 1:
-        raise ValueError("reference_vectors needs a loader over the whole dataset: world_size=1")
-    _refuse_chance(loader.transform)
-    contents = vector_contents(encoder, loader.dataset, loader.transform, dtype="float32")
+    contents = _contents(encoder, loader)
     path = cache_path(folder, contents.manifest)
     with alone(path):
         if path.exists():

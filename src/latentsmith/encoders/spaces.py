@@ -1,7 +1,7 @@
 """Named reference spaces over one data protocol: encoders built once, vectors cached."""
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from latentsmith.data.loader import Loader
 from latentsmith.data.subset import draw
 from latentsmith.data.transforms import TransformConfig
 from latentsmith.encoders.base import Encoder, EncoderConfig
-from latentsmith.encoders.cache import reference_vectors
+from latentsmith.encoders.cache import fill_references, mend_references, reference_vectors
 from latentsmith.encoders.pixel_pca import PixelPCA
 from latentsmith.errors import UserError
 from latentsmith.stores.column import StoreColumn
@@ -69,11 +69,37 @@ class ReferenceSpaces:
         """Every image once, in dataset order, under the fixed transform."""
         return Loader(dataset, self.transform, batch_size=self.batch_size, seed=0, shuffle=False)
 
+    def share(self, dataset: Dataset, tokens: Sequence[str] = ()) -> None:
+        """Fill the cache with every space's vectors of a dataset, and with the tokens of some; each
+        process its shards, so that `vectors` and `tokens` then only read. All processes call this.
+
+        Raises UserError as they do.
+        """
+        if self.team.world_size == 1:
+            self.vectors(dataset)
+            for name in tokens:
+                self.tokens(name, dataset)
+            return
+        team, loader = self.team, self.loader(dataset)
+        for name, encoder in self.encoders.items():
+            team.on_main(partial(mend_references, encoder, loader, self.cache))
+            with Counter(f"references {name} of {dataset.name}", len(dataset)) as count:
+                fill_references(
+                    encoder,
+                    loader,
+                    self.cache,
+                    rank=team.rank,
+                    world_size=team.world_size,
+                    progress=lambda done, _, count=count: count(done * team.world_size),
+                )
+        for name in tokens:
+            self._tokens(name, dataset, rank=team.rank, world_size=team.world_size)
+
     def vectors(self, dataset: Dataset) -> dict[str, Tensor]:
         """Reference name → points float32 [N, D] in dataset order, from the cache or computed.
 
-        No collective: with several processes let the main one fill the cache first. Rows of
-        unreadable images are NaN."""
+        No collective: with several processes `share` fills the cache first. Rows of unreadable
+        images are NaN."""
         return {name: self._place(name, self._one(name, dataset)) for name in self.encoders}
 
     def raw_vectors(self, name: str, dataset: Dataset) -> Tensor:
@@ -90,6 +116,11 @@ class ReferenceSpaces:
         computed into it first. They stay on disk. Same store as of `latentsmith cache tokens`.
 
         No collective, as for `vectors`. Raises UserError when the encoder has no tokens."""
+        return self._tokens(name, dataset)
+
+    def _tokens(
+        self, name: str, dataset: Dataset, *, rank: int = 0, world_size: int = 1
+    ) -> StoreColumn:
         from latentsmith.stores.contents import fill
         from latentsmith.stores.features import token_contents
 
@@ -102,7 +133,9 @@ class ReferenceSpaces:
                 path,
                 contents,
                 batch_size=self.batch_size,
-                progress=lambda done, _: count(done),
+                rank=rank,
+                world_size=world_size,
+                progress=lambda done, _: count(done * world_size),
             )
         return StoreColumn(store, "tokens")
 

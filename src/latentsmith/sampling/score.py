@@ -1,13 +1,12 @@
 """A trained generator's images against held-out ones, every process making its part."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from latentsmith.backbones.base import Condition
-from latentsmith.data.order import rank_slice
 from latentsmith.encoders.base import Encoder
 from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
@@ -15,8 +14,7 @@ from latentsmith.metrics.generation_card import measure_generation
 from latentsmith.metrics.generation_reference import GenerationReference
 from latentsmith.sampling.clip_pairs import ClipPairs
 from latentsmith.sampling.generator import LatentGenerator
-from latentsmith.sampling.guidance import GuidanceConfig
-from latentsmith.sampling.samplers import SamplerConfig
+from latentsmith.sampling.many import Score, made_latents
 from latentsmith.training.team import Team
 from latentsmith.utils.distributed import gather_rows
 
@@ -25,23 +23,6 @@ SHOWN = 64
 
 Spaces = Sequence[tuple[Encoder, GenerationReference]]
 """Encoders with the held-out images' features."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a generator is scored: number i always starts from the same noise and class.
-
-    Attributes:
-        count: images generated.
-        batch_size: at once.
-        resamples: behind each interval.
-    """
-
-    count: int
-    batch_size: int
-    sampler: SamplerConfig
-    guidance: GuidanceConfig
-    resamples: int
 
 
 def reference_features(encoder: Encoder, rows: Tensor) -> tuple[Encoder, GenerationReference]:
@@ -70,25 +51,9 @@ def score_generator(
     Returns:
         Card with the figure ``samples`` [at most `SHOWN`, C, H, W], those of this process.
     """
-    latents = make_latents(generator, how, team, condition=condition)
-    images = generator.decode(latents, batch_size=how.batch_size)
-    return score_images(images, spaces, how, team, stamp=stamp, clip=clip)
-
-
-def make_latents(
-    generator: LatentGenerator, how: Score, team: Team, *, condition: Condition | None = None
-) -> Tensor:
-    """This process's part of the ``how.count`` raw latents [n, C, h, w]. Arguments as
-    `score_generator`."""
-    mine = torch.arange(how.count)[rank_slice(how.count, team.rank, team.world_size)]
-    return generator.sample_latents(
-        mine,
-        sampler=how.sampler,
-        guidance=how.guidance,
-        seed=0,
-        batch_size=how.batch_size,
-        condition=None if condition is None else {k: v[mine] for k, v in condition.items()},
-    )
+    with made_latents(generator, how, team, condition=condition) as latents:
+        images = generator.decode(latents, batch_size=how.batch_size)
+        return score_images(images, spaces, how, team, stamp=stamp, clip=clip)
 
 
 def score_images(

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from latentsmith.utils.digest import json_digest
 
-Content = Literal["latents", "tokens", "text", "vectors"]
+Content = Literal["latents", "tokens", "text", "vectors", "reconstructions"]
 """``latents`` of an autoencoder, spatial ``tokens`` of a teacher, ``text`` embeddings, pooled
-``vectors``."""
+``vectors``, errors and vectors of ``reconstructions``."""
 
 Stored = Literal["float32", "float16", "bfloat16", "int8", "int64"]
 """How a field lies on disk. ``int8``: per-channel affine code of a float field, see

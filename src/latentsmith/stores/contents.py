@@ -57,7 +57,7 @@ def checked(values: Tensor, stored: Stored, names: Callable[[int], str], what: s
     """
     kept = values.to(torch.float16 if stored == "int8" else getattr(torch, stored))
     # the largest carries NaN and infinity along, ten times as fast as asking every number
-    good = kept.abs().flatten(1).amax(1).isfinite()
+    good = kept.abs().unsqueeze(-1).flatten(1).amax(1).isfinite()  # also of single numbers
     if not good.all():
         bad = int((~good).nonzero()[0])
         if not values[bad].isfinite().all():

@@ -53,13 +53,14 @@ class Engine:
         self.forward: nn.Module = _Forward(task)
         self.sharded = sharded
         self._reached: set[str] = set()
-        self._graphs = 0
+        self._graphs: int | None = None
+        """Graphs before ours are compiled, where new ones must follow."""
 
     def prepare(self) -> None:
         """Compile, go behind DDP (FSDP does its own exchange), set modes: before the first step."""
         if self.cfg.compile:
-            self._graphs = compiled_graphs()
-            compile_parts(self.task)
+            before = compiled_graphs()
+            self._graphs = before if compile_parts(self.task) else None
         if not self.sharded:
             self.forward = self.team.wrap(self.forward)
         training_mode(self.task)
@@ -152,7 +153,7 @@ class Engine:
                 f"WARNING: {len(unreached)} parameters of objective {stepper.name!r} get no "
                 f"gradient: {shown}"
             )
-        if self.cfg.compile and compiled_graphs() == self._graphs:
+        if self._graphs is not None and compiled_graphs() == self._graphs:
             self.say(
                 "WARNING: train.compile is on, but nothing has been compiled: the task's "
                 "compile_targets() are not called, or are plain containers of torch.nn"

@@ -1,5 +1,7 @@
 """The processes of one run: who am I, and agreeing with the others."""
 
+import itertools
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 from latentsmith.errors import UserError
 
 T = TypeVar("T")
+
+_turns = itertools.count()
+"""Numbers what the main process does for all; every process counts alike."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +112,18 @@ class Team:
     def on_main(self, work: Callable[[], T]) -> T:
         """Run ``work`` on the main process; all get its result, or all raise its error.
 
-        Without this an error on one process leaves the others waiting until a time-out.
+        Without this an error on one process leaves the others waiting until a time-out. It may take
+        hours (reading a dataset, measuring): the others look for its end, and only then meet it in
+        a collective, which would give up after minutes.
         """
         if self.world_size == 1:
             return work()
         outcome: list[Any] = [None, None]
         failed: Exception | None = None
-        if self.is_main:
+        store, done = dist.distributed_c10d._get_default_store(), f"latentsmith/{next(_turns)}"
+        if not self.is_main:
+            _look_for(store, done)
+        else:
             try:
                 outcome[0] = work()
             except Exception as error:
@@ -122,9 +132,19 @@ class Team:
                 known = isinstance(error, UserError)
                 text = str(error) if known else f"main process: {error!r}"
                 outcome[1] = (UserError if known else RuntimeError)(text)
+            store.set(done, "")
         dist.broadcast_object_list(outcome, src=0, device=self.device)
         if failed is not None:
             raise failed
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
+
+
+def _look_for(store: Any, key: str) -> None:
+    """Until the key is there. Asked again and again: the store's own waiting has a time-out that it
+    is loud about."""
+    pause = 1e-3
+    while not store.check([key]):
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.5)

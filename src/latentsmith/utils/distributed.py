@@ -158,6 +158,8 @@ def raise_together(own: UserError | None) -> None:
         found: list[Any] = [None] * world_size()
         dist.all_gather_object(found, None if own is None else str(own))
         messages = [f"process {i}: {text}" for i, text in enumerate(found) if text is not None]
+        if messages and len(set(found)) == 1:  # everybody's
+            raise UserError(str(found[0])) from own
         if messages:
             raise UserError("\n".join(messages)) from own
     if own is not None:

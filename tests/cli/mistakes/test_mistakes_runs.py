@@ -133,7 +133,7 @@ def test_a_folder_that_another_process_writes(half, capsys):
 
 
 def test_a_batch_the_processes_cannot_share(place, tmp_path):
-    """Each ends with code 2; the traceback is torchrun's own, of no line of ours."""
+    """Each ends with code 2, one tells why; the traceback is torchrun's own, of no line of ours."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "latentsmith", "train", "mmreg.pretrain", "scale=smoke", "--out", str(out)]
@@ -146,5 +146,6 @@ def test_a_batch_the_processes_cannot_share(place, tmp_path):
     assert "batch_size=15 cannot be shared by 2 processes: give a positive multiple of 2" in (
         done.stderr
     )
+    assert done.stderr.count("cannot be shared by 2 processes") == 1, "both have met with it"
     assert "exitcode  : 2" in done.stderr and "latentsmith/cli" not in done.stderr
     assert not out.exists()

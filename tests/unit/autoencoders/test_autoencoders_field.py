@@ -190,6 +190,22 @@ def test_training_redraws_points_and_is_a_function_of_the_step():
     assert torch.equal(first, again) and not torch.equal(first, other["loss"])
 
 
+def test_errors_count_as_squares_or_as_decibels():
+    autoencoder, batch = field_autoencoder(), {"image": images()}
+    found = {
+        how: FieldTask(autoencoder, DRAW, how)("autoencoder", batch, context())
+        for how in ("squared", "decibels")
+    }
+    seen = DRAW(batch, context().noise("points"))
+    codes = autoencoder.encode_points(seen.input_coordinates, seen.input_values)
+    told = autoencoder.decode_at(codes, seen.query_coordinates)
+    errors = (told - seen.query_values).square().mean((1, 2))  # one for each image
+    torch.testing.assert_close(found["squared"]["loss"], errors.mean())
+    torch.testing.assert_close(found["decibels"]["loss"], (errors + 5e-6).log().mean())
+    for parts in found.values():
+        torch.testing.assert_close(parts["psnr"], (10 * (4 / errors).log10()).mean())
+
+
 def test_an_autoencoder_learns_one_field():
     task = FieldTask(field_config(planes=False).build(), DRAW)
     params = [p for o in task.objectives() for p in o.params]

@@ -266,3 +266,15 @@ def test_observing_says_which_points_are_known():
 def test_settings_that_cannot_be():
     with pytest.raises(ValueError, match=r"inputs is \(9, 3\).*fewest <= most"):
         FieldSamplingConfig(inputs=(9, 3))
+
+
+def test_symmetries_turn_mirror_and_recolor_whole_images():
+    from latentsmith.data.fields.batches import turned
+
+    images = torch.randn(1, 3, 5, 5).expand(200, -1, -1, -1)
+    found = turned(images, torch.Generator().manual_seed(0))
+    again = turned(images, torch.Generator().manual_seed(0))
+    assert torch.equal(found, again)
+    versions = {image.numpy().tobytes() for image in found}
+    assert 40 < len(versions) <= 48  # 8 symmetries, 6 orders of channels
+    torch.testing.assert_close(found.flatten(1).sort(1).values, images.flatten(1).sort(1).values)

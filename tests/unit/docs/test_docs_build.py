@@ -10,6 +10,7 @@ spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "bui
 assert spec is not None and spec.loader is not None
 docs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(docs)
+REFERENCE = docs.reference()
 
 
 @pytest.mark.parametrize("page", docs.pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -17,9 +18,9 @@ def test_a_page_has_no_problem(page):
     assert list(docs.problems(page)) == []
 
 
-@pytest.mark.parametrize("path", docs.reference(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", REFERENCE, ids=lambda path: path.name)
 def test_the_reference_is_up_to_date(path):
-    assert path.is_file() and path.read_text() == docs.reference()[path], "run make docs"
+    assert path.is_file() and path.read_text() == REFERENCE[path], "run make docs"
 
 
 WRONG = """# Title

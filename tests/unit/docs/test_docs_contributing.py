@@ -2,12 +2,15 @@
 name, held to the contract tests, and run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from helpers.fresh import python
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -79,23 +82,11 @@ def examples(tmp_path_factory):
 def outcome(examples, tmp_path_factory):
     """What the driver found, in a process of its own: registries are for good."""
     work = tmp_path_factory.mktemp("work")
-    (work / "driver.py").write_text(DRIVER)
-    done = subprocess.run(
-        [sys.executable, str(work / "driver.py"), str(examples), str(work)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**_environment(), "LATENTSMITH_CACHE": str(work / "cache")},
-    )
+    env = {**os.environ, "LATENTSMITH_CACHE": str(work / "cache")}
+    done = python("-c", DRIVER, str(examples), str(work), cwd=ROOT, env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     assert lines, done.stdout[-4000:] + done.stderr[-4000:]
     return json.loads(lines[0].removeprefix("FOUND ")), done.stdout, work
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
 
 def test_every_family_has_an_example(examples):

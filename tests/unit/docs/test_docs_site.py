@@ -2,7 +2,6 @@
 nothing to warn of. And what the pages about metrics and Python promise."""
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.fresh import python
 from latentsmith.metrics.registry import METRICS
 
 ROOT = Path(__file__).parents[3]
@@ -72,13 +72,6 @@ def test_the_page_of_metrics_names_every_metric():
 def test_python_of_a_how_to_runs(name, tmp_path):
     page = (ROOT / "docs" / "howto" / f"{name}.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    done = python("-c", "\n".join(blocks), cwd=tmp_path)
     assert blocks and done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip()

@@ -3,12 +3,11 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.fresh import python
 from latentsmith.cli import main
 from latentsmith.config.compose import compose
 from latentsmith.config.run import Run
@@ -39,14 +38,8 @@ def test_there_are_ten_mistakes():
 def test_the_python_examples_run(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
     assert len(blocks) == 2
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "src"),
-        "OMP_NUM_THREADS": "1",
-        "LATENTSMITH_CACHE": str(tmp_path / "cache"),
-    }
-    command = [sys.executable, "-c", "\n".join(blocks)]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    env = {**os.environ, "LATENTSMITH_CACHE": str(tmp_path / "cache")}
+    done = python("-c", "\n".join(blocks), cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
     last = done.stdout.splitlines()[-1]
     assert re.fullmatch(r"-?0\.\d{3}, 95 % \(.+, .+\), chance -?0\.\d{3}", last), last

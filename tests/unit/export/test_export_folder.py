@@ -1,13 +1,12 @@
 """Exports of networks of our own, and the folder they go to: all or nothing, never over others."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.exporting import blocks_of, run_card
+from helpers.fresh import python
 from helpers.tiny_models import tiny_generator
 from latentsmith.diffusion.align import Aligner, AlignmentConfig
 from latentsmith.errors import UserError
@@ -145,8 +144,7 @@ def test_killed_halfway_there_is_no_export(tmp_path):
         "folder.describe_autoencoder = lambda *a: os._exit(9)\n"
         f"main(['export', {source!r}, '--out', 'out'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
-    assert done.returncode == 9
+    assert python("-c", script, cwd=tmp_path).returncode == 9
     assert not (tmp_path / "out").exists()
     generator = LatentGenerator.load(source)
     assert (export(generator, tmp_path / "out", name="x") / "README.md").is_file()

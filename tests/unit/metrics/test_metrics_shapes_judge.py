@@ -3,14 +3,13 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.fresh import Started
 from latentsmith.data.shapes import ShapesConfig
 from latentsmith.data.shapes.factors import factor_tensors
 from latentsmith.errors import UserError
@@ -255,14 +254,10 @@ def test_of_two_processes_one_trains(tmp_path):
         "print(Judge.load_or_train(c, 64).digest())"
     )
     env = {**os.environ, "LATENTSMITH_CACHE": str(tmp_path)}
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=-1, stderr=-1, text=True)
-        for _ in range(2)
-    ]
-    out, said = zip(*(p.communicate(timeout=300) for p in both), strict=True)
-    assert [p.returncode for p in both] == [0, 0], said
-    assert out[0] == out[1]
-    assert "".join(said).count("learning to read") == 1
+    one, other = [p.wait() for p in [Started(("-c", code), tmp_path, env) for _ in range(2)]]
+    assert [one.returncode, other.returncode] == [0, 0], one.stderr + other.stderr
+    assert one.stdout == other.stdout
+    assert (one.stderr + other.stderr).count("learning to read") == 1
 
 
 def test_it_is_not_trained_inside_a_run_of_several(tmp_path, monkeypatch):

@@ -1,15 +1,22 @@
 """FSDP: the same training as DDP and as one process, one checkpoint for all, and a way back."""
 
+import io
 import json
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from test_training_processes import close
 from torch import nn
+from torch.fx import GraphModule
 from toy_training import (
     INT,
     TASKS,
@@ -27,6 +34,7 @@ from toy_training import (
 from helpers.ranks import run_ranks
 from latentsmith.errors import UserError
 from latentsmith.training.blocks import repeated_blocks
+from latentsmith.training.compiling import compile_parts
 from latentsmith.training.loop import Loop, fit
 from latentsmith.training.sharded import is_sharded
 from latentsmith.training.sharding import shard
@@ -112,6 +120,30 @@ def legs(folder: Path, rank: int) -> dict[str, object]:
     return {"plain": plain, "alone": alone, "samples": (first.samples, second.samples)}
 
 
+class Compiled(Blocks):
+    """Blocks are called; the list that holds them is not."""
+
+    def compile_targets(self):
+        return list(self.blocks)
+
+
+def compiled(folder: Path, rank: int) -> dict[str, object]:
+    """Two legs of it, traced; what was said, how many graphs there were."""
+    graphs, said = [], io.StringIO()
+
+    def backend(graph: GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    cfg = config(shard="fsdp", compile=True, ema=0.9, batch_size=9, samples=63)
+    using = partial(compile_parts, backend=backend)
+    task = Compiled()
+    with mock.patch("latentsmith.training.engine.compile_parts", using), redirect_stderr(said):
+        fit(task, Source(9, rank, 3), cfg, folder, until=27)
+        fit(task, Source(9, rank, 3), cfg, folder)
+    return {"graphs": len(graphs), "said": said.getvalue()}
+
+
 def refused(name: str, folder: Path) -> str:
     cfg = config(shard="fsdp", batch_size=9)
     try:
@@ -127,6 +159,7 @@ def work(rank: int, world: int, folder: str) -> dict[str, object]:
     place = Path(folder)
     found: dict[str, object] = {"loaded": loaded(place / "one", world)}
     found["legs"] = legs(place / "legs", rank)
+    found["compiled"] = compiled(place / "compiled", rank)
     bad = Source(6, rank, world, poison=(7,))  # sample 7 is NaN, on one process
     cfg = config(shard="fsdp", batch_size=6, samples=48, ema=0.9)
     task = Blocks()
@@ -168,6 +201,16 @@ def test_after_training_the_task_is_what_it_was(three):
         assert result["legs"]["plain"] and result["legs"]["samples"] == (27, 63)
     averaged = tensors(folder / "legs")  # of the end; of 27 samples:
     assert results[0]["legs"]["alone"].isfinite().all() and "ema:gain" in averaged
+
+
+def test_compiled_it_is_the_same_training(three):
+    """Of blocks that FSDP gathers; the second leg uses what the first has compiled."""
+    folder, results = three
+    for result in results:
+        assert result["compiled"]["graphs"] > 0
+        assert "nothing has been compiled" not in result["compiled"]["said"]
+    assert "resumed" in results[0]["compiled"]["said"]
+    check_records(folder / "legs", folder / "compiled")
 
 
 def test_a_step_with_nan_is_skipped_by_all(three):

@@ -1,7 +1,6 @@
 """Tasks and batches small enough to train in milliseconds, and processes to train them in."""
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -9,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import accelerate  # noqa: F401  imported here so that the fork server has it
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from helpers.forks import forked
 from latentsmith.training import checkpoint
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import FitResult, fit
@@ -276,7 +275,6 @@ def _child(
     name: str, folder: str, harm: dict[int, int], env: dict[str, str], settings: dict[str, Any]
 ) -> None:
     os.environ.update(env)
-    torch.set_num_threads(1)
     real, files = checkpoint._checksum, []
 
     def checksum(file: Path) -> str:
@@ -314,13 +312,6 @@ def run_processes(
             killed after the n-th checkpoint file.
         only_rank: the process the harm comes to; None: all.
     """
-    # The server imports torch once and forks each child in no time. It does not take over sys.path,
-    # so it must find this file by PYTHONPATH.
-    here, path = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
-    if here not in path.split(os.pathsep):
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, path]))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toy_training"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -333,7 +324,7 @@ def run_processes(
             env |= {"MASTER_ADDR": "127.0.0.1"}
         mine = harm or {} if only_rank in (None, rank) else {}
         args = (name, str(folder), mine, env, settings)
-        children.append(context.Process(target=_child, args=args))
+        children.append(forked(_child, *args))
     for child in children:
         child.start()
     for child in children:

@@ -2,9 +2,14 @@
 
     token = linear(features(c), value, log density)       [B, N, W]
     x = x + mixer(norm(x));  x = x + mlp(norm(x))          depth times
-    latents = anchors look at x, near ones more           [B, K, z]
-    (with ``planes``: the first numbers of a token are a plane off the kriged surface, and
-    ``value`` in the first line is joined by what the planes leave over at that point)
+    x = anchors look at x, near ones more                  [B, K, W]
+    x = x + conv(gelu(conv(x))) over the anchors' grid     ``convolutions`` times
+    latents = linear(x)                                    [B, K, z]
+
+With ``planes`` the first numbers of a token are a plane off the kriged surface and what the network
+corrects of it. The network sees values of level 0 and contrast 1, what the planes leave over at
+each point, and the planes; it answers in units of the contrast (`planes.measure`), and starts by
+correcting nothing.
 
 What a point says counts by the share of the domain it stands for (its quadrature weight), so that
 the latents depend on the signal and not on where samples happen to fall together. With one token
@@ -16,9 +21,16 @@ Source: spec/4-field-autoencoder.md "Models".
 import torch
 from torch import Tensor, nn
 
+from latentsmith.autoencoders.field.convolutions import TokenGrid
 from latentsmith.autoencoders.field.features import Nearness
 from latentsmith.autoencoders.field.neighbours import Gather, Neighbours
-from latentsmith.autoencoders.field.planes import Kriging, PlaneBlend, plane_numbers
+from latentsmith.autoencoders.field.planes import (
+    Kriging,
+    PlaneBlend,
+    measure,
+    plane_numbers,
+    standardized,
+)
 from latentsmith.backbones.blocks.attention import CrossAttention
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -77,6 +89,25 @@ class Pool(nn.Module):
         return pooled + self.mlp(normalize(pooled, "layer"))
 
 
+class Planes(nn.Module):
+    """A token's plane: read off the kriged surface, told to the network, corrected by it.
+
+    Args:
+        channels: numbers C of a value.
+        dims: of a coordinate.
+        width: channels W of the network.
+        spacing: distance of the tokens.
+    """
+
+    def __init__(self, channels: int, dims: int, width: int, spacing: float):
+        super().__init__()
+        self.channels, numbers = channels, plane_numbers(channels, dims)
+        self.kriging = Kriging(spacing)
+        self.blend = PlaneBlend(channels, spacing)
+        self.told = Linear(numbers, width)
+        self.correct = Linear(width, numbers)
+
+
 class FieldEncoder(nn.Module):
     """See the module's text.
 
@@ -85,8 +116,8 @@ class FieldEncoder(nn.Module):
         channels: numbers C of a value.
         latent: numbers z of a token.
         planes: whether the first of them are a plane off the kriged surface.
-        anchors: coordinates [K, d] of the tokens.
-        spacing: distance of the anchors.
+        side: tokens along each dimension.
+        convolutions: blocks of them, over the tokens.
     """
 
     def __init__(
@@ -97,38 +128,51 @@ class FieldEncoder(nn.Module):
         channels: int,
         latent: int,
         planes: bool,
-        anchors: int,
-        spacing: float,
+        side: int,
+        convolutions: int,
         width: int,
         depth: int,
         heads: int,
         mlp_ratio: float,
     ):
         super().__init__()
+        dims, spacing = features.dims, 2 / side
         self.features = features
         self.into = Linear(features.width + (2 if planes else 1) * channels + 1, width)
         self.blocks = nn.ModuleList(Block(width, mixer, k, mlp_ratio) for k in range(depth))
         self.at = Linear(features.width, width)
-        self.pool = Pool(width, heads, anchors, spacing, mlp_ratio, features.dims)
-        self.kriging = Kriging(spacing) if planes else None
-        self.blend = PlaneBlend(channels, spacing) if planes else None
-        known = plane_numbers(channels, features.dims) if planes else 0
-        self.out = Linear(width, latent - known)
+        self.pool = Pool(width, heads, side**dims, spacing, mlp_ratio, dims)
+        deep = convolutions if side > 1 else 0
+        self.grid = TokenGrid(width, deep, side, dims) if deep else None
+        self.planes = Planes(channels, dims, width, spacing) if planes else None
+        self.out = Linear(width, latent - (plane_numbers(channels, dims) if planes else 0))
 
     def forward(self, points: Points, values: Tensor, anchors: Points) -> Tensor:
         """Values [B, N, C] at points, anchors [B, K, d] → raw latent tokens [B, K, z]."""
-        count = values.shape[1]
+        if self.planes is None:
+            x = self._among(self._heard(points, values, anchors))
+            return self.out(normalize(x, "layer"))
+        planes = self.planes.kriging(anchors, points, values)  # [B, K, C (1 + d)]
+        level, contrast = measure(planes, self.planes.channels)
+        left = values - self.planes.blend(points, anchors, planes)
+        x = self._heard(points, torch.cat([values - level, left], dim=-1) / contrast, anchors)
+        told = standardized(planes, self.planes.channels, level, contrast)
+        x = self._among(x + self.planes.told(told.to(x.dtype)))
+        planes = planes + contrast * self.planes.correct(x).float()
+        free = contrast * self.out(normalize(x, "layer")).float()
+        return torch.cat([planes, free], dim=-1)
+
+    def _heard(self, points: Points, values: Tensor, anchors: Points) -> Tensor:
+        """What the points say, as heard at the anchors: [B, K, W]."""
+        count, dtype = values.shape[1], self.into.weight.dtype
         density = (count * points.weights()).clamp_min(1e-6).log()  # 0 where points lie evenly
         told = [self.features(points.coordinates), values, density[..., None]]
-        planes = None
-        if self.kriging is not None and self.blend is not None:
-            planes = self.kriging(anchors, points, values)
-            told.append(values - self.blend(points, anchors, planes))
-        dtype = self.into.weight.dtype
-        told = [part.to(dtype).expand(len(values), -1, -1) for part in told]
-        x = self.into(torch.cat(told, dim=-1))
+        x = self.into(torch.cat([t.to(dtype).expand(len(values), -1, -1) for t in told], dim=-1))
         for block in self.blocks:
             x = block(x, points)
         at = self.at(self.features(anchors.coordinates[0]).to(dtype))
-        tokens = self.out(normalize(self.pool(x, points, at, anchors), "layer"))
-        return tokens if planes is None else torch.cat([planes.to(tokens.dtype), tokens], dim=-1)
+        return normalize(self.pool(x, points, at, anchors), "layer")
+
+    def _among(self, x: Tensor) -> Tensor:
+        """Tokens [B, K, W] that have heard from their neighbours."""
+        return x if self.grid is None else self.grid(x)

@@ -60,8 +60,18 @@ class Nearness(nn.Module):
 
     def forward(self, a: Points, b: Points) -> Tensor:
         """Points [B, N, d] and [B, L, d] → [B, heads, N, L]."""
-        apart = torch.cdist(
-            a.coordinates, b.coordinates, compute_mode="donot_use_mm_for_euclid_dist"
-        )
         falls = 0.5 * torch.exp(-2 * self.log_radius)
-        return -falls[:, :, None] * apart.square()[:, None]
+        apart = squared_distances(a.coordinates, b.coordinates)
+        return -falls[:, :, None] * apart[:, None]
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Of a [B, N, d] and b [B, L, d]: [B, N, L]. Not ``torch.cdist``, which is made for
+    vectors longer than two or three numbers."""
+    differences = (
+        x[:, :, None] - y[:, None] for x, y in zip(a.unbind(-1), b.unbind(-1), strict=True)
+    )
+    total = next(differences).square()
+    for difference in differences:
+        total = total.addcmul(difference, difference)
+    return total

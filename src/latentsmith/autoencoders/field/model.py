@@ -87,7 +87,10 @@ class FieldAutoencoderConfig:
     width: Annotated[int, Field(gt=0)] = 128
     """Channels of encoder and decoder."""
     depth: Annotated[int, Field(ge=0)] = 4
-    """Blocks of the encoder."""
+    """Blocks of the encoder, over the points."""
+    convolutions: Annotated[int, Field(ge=0)] = 0
+    """Blocks of convolutions at the encoder's end, over the grid of tokens: cheap, and they learn
+    from few fields. A single token has no grid, so none of them."""
     heads: Annotated[int, Field(gt=0)] = 4
     """Attention heads where points become tokens: divides the width."""
     mlp_ratio: Annotated[float, Field(gt=0)] = 2.0
@@ -175,8 +178,8 @@ class FieldAutoencoder(Autoencoder):
             channels=config.channels,
             latent=config.latent.channels,
             planes=config.latent.planes,
-            anchors=config.latent.tokens,
-            spacing=2 / config.side,
+            side=config.side,
+            convolutions=config.convolutions,
             width=config.width,
             depth=config.depth,
             heads=config.heads,

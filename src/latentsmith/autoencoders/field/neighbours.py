@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentsmith.autoencoders.field.features import squared_distances
 from latentsmith.backbones.blocks.weights import Linear
 from latentsmith.backbones.mixers.points import Points
 
@@ -36,8 +37,8 @@ class Neighbours:
         """``count`` nearest, or one less than there are."""
         a, b = at.coordinates, others.coordinates
         count = min(count, b.shape[1] - 1)
-        apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-        near, index = apart.topk(count + 1, dim=-1, largest=False)
+        near, index = squared_distances(a, b).topk(count + 1, dim=-1, largest=False)
+        near = near.sqrt()
         weights = (near[..., -1:] - near[..., :-1]).clamp_min(1e-6)
         index = index[..., :-1]
         where = b.expand(index.shape[0], -1, -1).gather(

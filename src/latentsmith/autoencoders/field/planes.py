@@ -14,8 +14,9 @@ interpolation ends, and learns what is missing. α, ν and ρ are learned with i
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from latentsmith.autoencoders.field.features import Nearness
+from latentsmith.autoencoders.field.features import Nearness, squared_distances
 from latentsmith.backbones.mixers.points import Points
 
 POWER, NUGGET = 1.8, 0.01
@@ -24,11 +25,33 @@ CLOSEST = 1e-4
 """Of a spacing: points nearer than that count as so near, for the slope of r^α at 0."""
 BLEND = 0.3
 """ρ at the start, in distances of the tokens."""
+FAINT = 1e-3
+"""Contrast below which a field counts as having so much."""
 
 
 def plane_numbers(channels: int, dims: int) -> int:
     """Numbers of a plane: value and slopes."""
     return channels * (1 + dims)
+
+
+def measure(planes: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """What a field's values are measured by, from its planes [B, K, C (1 + d)].
+
+    Returns:
+        level [B, 1, C]: the mean value; contrast [B, 1, 1]: root mean square of the slopes, at
+        least `FAINT`. Of a y + b these are a level + b, and a contrast: a network that sees
+        (y − level) / contrast and answers in units of the contrast does the same to faint and to
+        strong fields, and disturbs a smooth one little.
+    """
+    value, slopes = planes.float().split([channels, planes.shape[-1] - channels], -1)
+    contrast = slopes.square().mean((1, 2), keepdim=True).clamp_min(FAINT**2).sqrt()
+    return value.mean(1, keepdim=True), contrast
+
+
+def standardized(tokens: Tensor, channels: int, level: Tensor, contrast: Tensor) -> Tensor:
+    """Tokens [B, K, z] whose first numbers are a plane's, of a field of level 0 and contrast 1."""
+    rest = tokens.shape[-1] - channels
+    return (tokens.float() - F.pad(level, (0, rest))) / contrast
 
 
 class Kriging(nn.Module):
@@ -59,9 +82,10 @@ class Kriging(nn.Module):
             # in spacings, so that the nugget means the same on every lattice
             a, c = (x.coordinates.double() / self.spacing for x in (at, points))
             weights, mean = self._solve(c, values.double())  # [B, N, C], [B, 1, C]
-            apart = _apart(a, c).clamp_min(CLOSEST)
-            surface = mean - apart ** self._power() @ weights
-            slopes = self._slopes(a, c, apart, weights)  # [B, M, d, C]
+            apart = squared_distances(a, c).clamp_min(CLOSEST**2)
+            rising = apart ** (self._power() / 2)  # r^α, [B, M, N]
+            surface = mean - rising @ weights
+            slopes = self._slopes(a, c, rising / apart, weights)  # [B, M, d, C]
             return torch.cat([surface, slopes.flatten(2)], dim=-1).float()
 
     def _power(self) -> Tensor:
@@ -73,7 +97,9 @@ class Kriging(nn.Module):
         rows = torch.zeros(len(c), count + 1, count + 1, dtype=c.dtype, device=c.device)
         nugget = self.log_nugget.double().exp() * torch.eye(count, dtype=c.dtype, device=c.device)
         # a zero to a learned power has no gradient
-        rows[:, :count, :count] = nugget - _apart(c, c).clamp_min(1e-12) ** self._power()
+        rows[:, :count, :count] = nugget - squared_distances(c, c).clamp_min(1e-24) ** (
+            self._power() / 2
+        )
         rows[:, :count, count] = rows[:, count, :count] = 1
         wanted = torch.cat([y, y.new_zeros(len(y), 1, y.shape[2])], dim=1)
         if len(c) < len(y):  # one set of points for all: factored once, samples are its columns
@@ -83,13 +109,14 @@ class Kriging(nn.Module):
             solved = torch.linalg.solve(rows, wanted.expand(len(c), -1, -1))
         return solved[:, :count], solved[:, count:]
 
-    def _slopes(self, a: Tensor, c: Tensor, apart: Tensor, weights: Tensor) -> Tensor:
-        """Σ_n −α r^(α − 2) (a − c_n) w_n, in one product over n: [B, M, d, C]."""
-        power = self._power()
-        steep = -power * apart ** (power - 2)  # [B, M, N]
+    def _slopes(self, a: Tensor, c: Tensor, steep: Tensor, weights: Tensor) -> Tensor:
+        """Σ_n −α r^(α − 2) (a − c_n) w_n, in one product over n: [B, M, d, C].
+
+        ``steep``: r^(α − 2), [B, M, N]."""
         moved = c[..., None] * weights[:, :, None]  # [B, N, d, C]
         along = a[..., None] * (steep @ weights)[:, :, None]
-        return along - (steep @ moved.flatten(2)).unflatten(2, moved.shape[2:])
+        back = (steep @ moved.flatten(2)).unflatten(2, moved.shape[2:])
+        return self._power() * (back - along)
 
 
 class PlaneBlend(nn.Module):
@@ -120,8 +147,3 @@ class PlaneBlend(nn.Module):
             rising = (weights @ slopes.flatten(2)).unflatten(2, slopes.shape[2:])  # [B, M, d, C]
             asked = (queries.coordinates / self.spacing)[..., None]
             return weights @ steady + (rising * asked).sum(2)
-
-
-def _apart(a: Tensor, c: Tensor) -> Tensor:
-    """Distances of a [B, M, d] and c [B, N, d]: [B, M, N]."""
-    return torch.cdist(a, c, compute_mode="donot_use_mm_for_euclid_dist")

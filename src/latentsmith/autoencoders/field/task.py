@@ -1,12 +1,18 @@
 """Phase 1: an autoencoder of fields learns to give values anywhere from values somewhere.
 
-    loss = mean |decode(encode(inputs), c) − value(c)|²     over queries c, disjoint from the inputs
+    e_b = mean_c |decode(encode(inputs_b), c) − value_b(c)|²     queries c are none of the inputs
+    squared: loss = mean_b e_b
+    decibels: loss = mean_b ln(e_b + ε)
+
+PSNR of images is a mean of logarithms: an error on a smooth image, where little is to be erred,
+costs as much as a far larger one on a rough image. A mean of squares is ruled by the rough ones.
 
 Inputs and queries are drawn anew for every batch (`latentsmith.data.fields.batches`). Source:
 spec/4-field-autoencoder.md "Training".
 """
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +20,12 @@ from torch import Tensor
 from latentsmith.autoencoders.field.model import FieldAutoencoder
 from latentsmith.backbones.mixers import Points
 from latentsmith.data.fields.batches import Draw
+from latentsmith.metrics.field_values import decibels
 from latentsmith.training.task import Batch, Objective, StepContext, Task
+
+Compared = Literal["squared", "decibels"]
+INVISIBLE = 5e-6
+"""ε: the squared error of rounding to 8 bits, in [-1, 1]."""
 
 
 class FieldTask(Task):
@@ -24,11 +35,12 @@ class FieldTask(Task):
         autoencoder: trained in place.
         draw: from a batch to points that are given and asked, see
             `latentsmith.data.fields.batches`.
+        compared: how errors of different signals count.
     """
 
-    def __init__(self, autoencoder: FieldAutoencoder, draw: Draw):
+    def __init__(self, autoencoder: FieldAutoencoder, draw: Draw, compared: Compared = "squared"):
         super().__init__()
-        self.autoencoder, self.draw = autoencoder, draw
+        self.autoencoder, self.draw, self.compared = autoencoder, draw, compared
 
     def objectives(self) -> list[Objective]:
         """One, over all weights."""
@@ -36,13 +48,16 @@ class FieldTask(Task):
         return [Objective("autoencoder", params, undecayed=undecayed(self.autoencoder))]
 
     def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
-        """Loss of one micro-batch; ``psnr`` of the queries, dB, of values in [-1, 1]."""
+        """Loss of one micro-batch; ``psnr`` of the queries, dB, of values in [-1, 1]: a mean over
+        signals."""
         seen = self.draw(batch, ctx.noise("points"))
         codes = self.autoencoder.codes(Points(seen.input_coordinates), seen.input_values)
         codes = self._noised(codes, ctx) if self.training else codes
         told = self.autoencoder.values(codes, [Points(seen.query_coordinates)])
-        loss = (told - seen.query_values).square().mean()
-        return {"loss": loss, "psnr": 10 * torch.log10(4 / loss.detach())}
+        errors = (told - seen.query_values).square().mean((1, 2))  # [B]
+        logs = (errors + INVISIBLE).log()
+        loss = errors.mean() if self.compared == "squared" else logs.mean()
+        return {"loss": loss, "psnr": decibels(errors.detach()).mean()}
 
     def _noised(self, codes: Tensor, ctx: StepContext) -> Tensor:
         share = self.autoencoder.config.latent.noise

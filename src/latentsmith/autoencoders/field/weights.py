@@ -21,7 +21,9 @@ def start(network: nn.Module, seed: int) -> None:
 
 
 def _spread(name: str) -> float | None:
-    """See `draw`: blocks and head of a decoder start as nothing (AdaLN-zero)."""
-    if "modulation" in name or "head.weight" in name:
+    """See `draw`: modulations, heads, corrections and blocks of convolutions start as nothing."""
+    if any(
+        part in name for part in ("modulation", "head.weight", "correct.weight", "second.weight")
+    ):
         return 0.0
     return 0.02 if "queries" in name else None

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentsmith.data.found import Unavailable
 
-class BadFile(Exception):
+
+class BadFile(Unavailable):
     """A file that is missing, unreadable or not what it should be. The text says which and why."""
 
 

@@ -1,10 +1,8 @@
 """Where Fashion-MNIST may come from; the first source that answers is used and named."""
 
-import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,13 @@ import torch
 from torch import Tensor
 
 from latentsmith.data.base import Split
-from latentsmith.data.debian import DebianError, unpacked
+from latentsmith.data.debian import unpacked
 from latentsmith.data.decode import decode_image
 from latentsmith.data.fashion_mnist.idx import BadFile, write_idx
 from latentsmith.data.fashion_mnist.verify import FILES, PARTS, check, read_folder
+from latentsmith.data.found import first_found
 from latentsmith.errors import UserError
 from latentsmith.utils.files import atomic_folder
-
-log = logging.getLogger(__name__)
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"
@@ -50,23 +47,16 @@ def find(split: Split, folder: Path | None, cache: Path) -> Found:
         except BadFile as error:
             raise UserError(f"data.folder for Fashion-MNIST: {error}") from error
         return images, labels, f"folder {folder}"
-    failures = ["a given folder: none was given (data.folder=/path/to/the/four/files)"]
-    sources: list[tuple[str, Callable[[], Found]]] = [
-        ("an earlier download", lambda: _from_cache(kept, parts)),
-        ("Debian's installed package", lambda: _from_debian(parts)),
-        ("the Hugging Face hub", lambda: _from_hub(kept, parts)),
-        ("the Debian package, downloaded", lambda: _from_download(kept, parts)),
-    ]
-    for name, source in sources:
-        try:
-            return source()
-        except BadFile as error:
-            log.debug("Fashion-MNIST, %s: %s", name, error)
-            failures.append(f"{name}: {error}")
-    lines = "\n  - ".join(failures)
-    raise UserError(
-        f"Fashion-MNIST cannot be had from any of its sources:\n  - {lines}\n"
-        f"Give a folder, or install it (apt-get install {PACKAGE}), or go online."
+    return first_found(
+        "Fashion-MNIST",
+        [
+            ("an earlier download", lambda: _from_cache(kept, parts)),
+            ("Debian's installed package", lambda: _from_debian(parts)),
+            ("the Hugging Face hub", lambda: _from_hub(kept, parts)),
+            ("the Debian package, downloaded", lambda: _from_download(kept, parts)),
+        ],
+        setting="data.folder=/path/to/the/four/files",
+        advice=f"Give a folder, or install it (apt-get install {PACKAGE}), or go online.",
     )
 
 
@@ -127,10 +117,7 @@ def read_parquet(path: Path) -> tuple[Tensor, Tensor]:
 def _from_download(kept: Path, parts: tuple[str, ...]) -> Found:
     """The package's files, without installing it: needs no root."""
     with tempfile.TemporaryDirectory(prefix="latentsmith-") as name:
-        try:
-            package, root = unpacked(PACKAGE, Path(name))
-        except DebianError as error:
-            raise BadFile(str(error)) from error
+        package, root = unpacked(PACKAGE, Path(name))
         folder = root / DEBIAN_FOLDER.relative_to("/")
         read_folder(folder, tuple(FILES))  # check all four before they are kept
         with atomic_folder(kept) as tmp:

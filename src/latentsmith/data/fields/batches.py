@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latentsmith.data.fields.base import FieldBatch
 from latentsmith.data.fields.image import ImageField
@@ -22,7 +23,29 @@ Draw = Callable[[Batch, torch.Generator], FieldBatch]
 def of_images(sampling: FieldSamplingConfig) -> Draw:
     """Of batches with ``image`` [B, C, H, W] in [0, 1]; values are in [-1, 1]."""
     sampler = sampling.build()
-    return lambda batch, generator: sampler(ImageField(2 * batch["image"] - 1), generator)
+
+    def draw(batch: Batch, generator: torch.Generator) -> FieldBatch:
+        images = 2 * batch["image"] - 1
+        images = turned(images, generator) if sampling.symmetries else images
+        return sampler(ImageField(images), generator)
+
+    return draw
+
+
+def turned(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of square images [B, C, R, R] in one of its eight symmetries, its channels shuffled."""
+    where = generator.device
+    up, left, across = (
+        (torch.rand(len(images), generator=generator, device=where) < 0.5)
+        .to(images.device)
+        .view(-1, 1, 1, 1)
+        for _ in range(3)
+    )
+    images = torch.where(up, images.flip(-2), images)
+    images = torch.where(left, images.flip(-1), images)
+    images = torch.where(across, images.mT, images)
+    channels = torch.rand(images.shape[:2], generator=generator, device=where).argsort(1)
+    return images.gather(1, channels.to(images.device)[:, :, None, None].expand_as(images))
 
 
 def of_points(sampling: FieldSamplingConfig) -> Draw:

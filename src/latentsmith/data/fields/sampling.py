@@ -38,6 +38,9 @@ class FieldSamplingConfig:
     off_lattice: Annotated[float, Setting(ge=0, le=1)] = 0.5
     """Share of the queries that lie anywhere in the domain; the others are lattice points that are
     not known."""
+    symmetries: bool = False
+    """Mirror and turn (by quarters) each image and shuffle its channels at random: few images are
+    then 48 times as many, where what is up and what is red does not matter."""
     pattern: Annotated[PatternConfig, OneOf(PATTERNS)] = field(default_factory=RandomConfig)
     """Which lattice points are known."""
     asked: Annotated[int, Setting(ge=1)] | None = None

@@ -7,21 +7,18 @@ vector, and neither templated nor anybody's private words.
 """
 
 import hashlib
-import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from latentsmith.config.schema import schema
-from latentsmith.data.debian import DebianError, unpacked
+from latentsmith.data.debian import unpacked
+from latentsmith.data.found import Unavailable, first_found
 from latentsmith.data.text.base import CORPORA, Corpus, CorpusConfig, distinct
 from latentsmith.errors import UserError
 from latentsmith.utils.files import atomic_folder
-
-log = logging.getLogger(__name__)
 
 PACKAGE = "wordnet-base"
 DEBIAN_FOLDER = Path("/usr/share/wordnet")
@@ -39,7 +36,7 @@ Found = tuple[dict[str, str], str]
 """File name → content, origin."""
 
 
-class BadFile(Exception):
+class BadFile(Unavailable):
     """A file that is missing or not WordNet's. The text says which and why."""
 
 
@@ -89,22 +86,15 @@ def find(folder: Path | None, cache: Path) -> Found:
             return read_folder(Path(folder).expanduser()), f"folder {folder}"
         except BadFile as error:
             raise UserError(f"corpus.folder for WordNet: {error}") from error
-    failures = ["a given folder: none was given (corpus.folder=/path/with/data.noun)"]
-    sources: list[tuple[str, Callable[[], Found]]] = [
-        ("an earlier download", lambda: _from_cache(kept)),
-        ("Debian's installed package", _from_debian),
-        ("the Debian package, downloaded", lambda: _from_download(kept)),
-    ]
-    for name, source in sources:
-        try:
-            return source()
-        except (BadFile, DebianError) as error:
-            log.debug("WordNet, %s: %s", name, error)
-            failures.append(f"{name}: {error}")
-    lines = "\n  - ".join(failures)
-    raise UserError(
-        f"WordNet cannot be had from any of its sources:\n  - {lines}\n"
-        f"Give a folder, or install it (apt-get install {PACKAGE}), or go online."
+    return first_found(
+        "WordNet",
+        [
+            ("an earlier download", lambda: _from_cache(kept)),
+            ("Debian's installed package", _from_debian),
+            ("the Debian package, downloaded", lambda: _from_download(kept)),
+        ],
+        setting="corpus.folder=/path/with/data.noun",
+        advice=f"Give a folder, or install it (apt-get install {PACKAGE}), or go online.",
     )
 
 

@@ -22,6 +22,7 @@ from latentsmith.diffusion.paths import weight
 from latentsmith.diffusion.text_latent.model import TextLatentModel, Weights, parameters
 from latentsmith.losses.priors.base import PRIORS, Prior, PriorConfig, PriorInput, PriorValue
 from latentsmith.losses.priors.reference import LatentReference
+from latentsmith.utils.distributed import sum_over_ranks
 
 LOW, HIGH = 0.02, 0.98
 """Times of the prior: at the ends the denoiser repeats its input, or says the mean."""
@@ -91,16 +92,14 @@ class DiffusionPrior(Prior):
         one's (below 1: the gate is open)."""
         if seen.training:
             self.average.update(seen.model.network)
-        if not len(guess):  # of this process's part of a batch that is not all texts
-            return PriorValue(
-                guess.sum(), {"prior_gate": self.errors / self.trivial.clamp(min=1e-12)}
-            )
         rng = seen.noise("time")
         u = torch.rand(len(guess), generator=rng, device=rng.device)
         t = LOW + (HIGH - LOW) * u
         noise = torch.randn(guess.shape, generator=seen.noise("noise"), device=guess.device)
         self._watch(seen, t, noise)
         ratio = self.errors / self.trivial.clamp(min=1e-12)
+        if not len(guess):  # of this process's part of a batch that is not all texts
+            return PriorValue(guess.sum(), {"prior_gate": ratio})
         z = seen.model.path.mix(guess, noise, t)
         with torch.set_grad_enabled(self.gradient == "full" and torch.is_grad_enabled()):
             judged = self._denoised(seen.model, z if self.gradient == "full" else z.detach(), t)
@@ -116,19 +115,24 @@ class DiffusionPrior(Prior):
 
     @torch.no_grad()
     def _watch(self, seen: PriorInput, t: Tensor, noise: Tensor) -> None:
-        """Count this batch's true latents into the gate."""
-        if not seen.training or not bool(seen.has.any()):
+        """Count this batch's true latents, those of all processes, into the gate."""
+        if not seen.training:
             return
         rows = seen.has.nonzero().squeeze(1)
-        data, t = seen.data[rows], t[rows]
-        z = seen.model.path.mix(data, noise[rows], t)
-        alpha = weight(seen.model.path.alpha(t.double()), data)
+        sums = torch.zeros(3, device=noise.device)  # of both squared errors, and of rows
+        if len(rows):
+            data, t = seen.data[rows], t[rows]
+            z = seen.model.path.mix(data, noise[rows], t)
+            alpha = weight(seen.model.path.alpha(t.double()), data)
+            guesses = (self._denoised(seen.model, z, t), alpha * z)
+            means = torch.stack([(guess - data).square().mean().float() for guess in guesses])
+            sums = torch.cat([means, means.new_ones(1)]) * len(rows)
+        *totals, count = sum_over_ranks(sums)
+        if float(count) == 0:
+            return
         keep = MEMORY if float(self.trivial) > 0 else 0.0
-        for running, guess in (
-            (self.errors, self._denoised(seen.model, z, t)),
-            (self.trivial, alpha * z),
-        ):
-            running.mul_(keep).add_((guess - data).square().mean(), alpha=1 - keep)
+        for running, total in zip((self.errors, self.trivial), totals, strict=True):
+            running.mul_(keep).add_(total / count, alpha=1 - keep)
 
 
 @PRIORS.register("diffusion", help="the network's own denoiser of latents, averaged and gated")

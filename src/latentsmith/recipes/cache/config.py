@@ -13,6 +13,7 @@ from latentsmith.data.transforms import TransformConfig
 from latentsmith.encoders.base import ENCODERS, EncoderConfig
 from latentsmith.encoders.text.base import TEXT_ENCODERS, TextEncoderConfig
 from latentsmith.encoders.text.minilm import MiniLMConfig
+from latentsmith.losses.perceptual import Net
 from latentsmith.recipes.base import RECIPES, RecipeConfig, Stage
 from latentsmith.registry import OneOf
 from latentsmith.stores.base import Content, Stored
@@ -69,6 +70,16 @@ class TextConfig:
     out: its captions."""
 
 
+@schema
+class ReconstructionsConfig:
+    """What is kept of reconstructions, beside PSNR, SSIM and the encoder's vectors."""
+
+    lpips: Net | None = None
+    """Also LPIPS with this trunk."""
+    lpips_trunk: str | None = None
+    """File with the trunk's ImageNet weights (torchvision's state dict)."""
+
+
 @RECIPES.register("cache", help="a store of latents, tokens, vectors or text embeddings")
 @schema
 class CacheConfig(RecipeConfig):
@@ -76,7 +87,8 @@ class CacheConfig(RecipeConfig):
 
     kind: Literal["cache"] = "cache"
     what: Content = "latents"
-    """latents of the autoencoder, tokens or vectors of the encoder, or text embeddings."""
+    """latents of the autoencoder, tokens or vectors of the encoder, text embeddings, or errors and
+    vectors of the autoencoder's reconstructions."""
     data: Annotated[DatasetConfig, OneOf(DATASETS)] | None = None  # type: ignore[assignment]
     """Images or captions; needless when text.texts gives a file."""
     split: Literal["train", "val"] = "train"
@@ -84,9 +96,9 @@ class CacheConfig(RecipeConfig):
     transform: TransformConfig
     """From raw images to what the model sees; without chance."""
     autoencoder: KLAutoencoderConfig = field(default_factory=KLAutoencoderConfig)
-    """For latents: hub id or folder in diffusers format."""
+    """For latents and reconstructions: hub id or folder in diffusers format."""
     encoder: Annotated[EncoderConfig, OneOf(ENCODERS)] | None = None
-    """For tokens and vectors."""
+    """For tokens and vectors; for reconstructions the space in which they are compared."""
     text_encoder: Annotated[TextEncoderConfig, OneOf(TEXT_ENCODERS)] = field(
         default_factory=MiniLMConfig
     )
@@ -97,6 +109,8 @@ class CacheConfig(RecipeConfig):
     """Of tokens."""
     vectors: VectorsConfig = field(default_factory=VectorsConfig)
     """Of vectors."""
+    reconstructions: ReconstructionsConfig = field(default_factory=ReconstructionsConfig)
+    """Of reconstructions."""
     text: TextConfig = field(default_factory=TextConfig)
     """Of text."""
     dtype: Stored | None = None
@@ -115,10 +129,14 @@ class CacheConfig(RecipeConfig):
     def __post_init__(self) -> None:
         if self.data is None and (self.what != "text" or self.text.texts is None):
             raise ValueError("no data: choose a dataset, data=image_folder data.folder=PHOTOS")
-        if self.what == "latents" and self.autoencoder.source == SCRATCH:
+        if self.what in ("latents", "reconstructions") and self.autoencoder.source == SCRATCH:
             raise ValueError("no autoencoder: give autoencoder.source a hub id or folder")
         if self.what in ("tokens", "vectors") and self.encoder is None:
             raise ValueError(f"no encoder to take {self.what} of: choose one, encoder=dinov2")
+        if self.what == "reconstructions" and self.encoder is None:
+            raise ValueError("no space to compare images in: choose one, encoder=inception")
+        if self.what == "reconstructions" and self.dtype not in (None, "float32"):
+            raise ValueError(f"reconstructions are kept as float32, not as {self.dtype}")
         if self.what == "text" and self.text.texts is not None and self.text.template is not None:
             raise ValueError("text.texts and text.template are both set: give one of them")
         if self.dtype == "int64" or (self.dtype == "int8" and self.what in ("latents", "text")):

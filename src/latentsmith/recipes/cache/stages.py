@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from latentsmith.autoencoders.base import Autoencoder
 from latentsmith.autoencoders.load import open_autoencoder
 from latentsmith.config.run import Run
 from latentsmith.data.base import Dataset, Split
@@ -12,6 +13,7 @@ from latentsmith.data.loader import Loader
 from latentsmith.encoders.base import Encoder
 from latentsmith.encoders.pixel_pca import PixelPCA
 from latentsmith.errors import UserError
+from latentsmith.losses.perceptual import load_lpips
 from latentsmith.recipes.cache.config import CacheConfig
 from latentsmith.stores.base import FeatureStore
 from latentsmith.stores.build import check_place
@@ -20,6 +22,7 @@ from latentsmith.stores.describe import describe
 from latentsmith.stores.features import token_contents, vector_contents
 from latentsmith.stores.latents import latent_contents
 from latentsmith.stores.layout import MANIFEST
+from latentsmith.stores.reconstructions import reconstruction_contents
 from latentsmith.stores.texts import Texts, captions, class_texts, file_texts, text_contents
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
@@ -77,9 +80,10 @@ def contents_of(cfg: CacheConfig, team: Team) -> Contents:
     if cfg.what == "text":
         encoder = cfg.text_encoder.build().to(team.device)
         return text_contents(encoder, _texts(cfg, team), dtype=cfg.dtype or "float16")
+    if cfg.what == "reconstructions":
+        return _reconstructions(cfg, team)
     if cfg.what == "latents":
-        autoencoder = open_autoencoder(cfg.autoencoder).to(team.device)
-        autoencoder.latent_shape(cfg.transform.resolution)  # a misfit shows before data are fetched
+        autoencoder = _autoencoder(cfg, team)
         dtype = cfg.dtype or "float16"
         assert dtype in ("float32", "float16", "bfloat16")  # the config's own check
         return latent_contents(
@@ -113,6 +117,26 @@ def contents_of(cfg: CacheConfig, team: Team) -> Contents:
         unit=cfg.vectors.unit,
         unreadable_share=cfg.unreadable,
     )
+
+
+def _reconstructions(cfg: CacheConfig, team: Team) -> Contents:
+    kept, lpips = cfg.reconstructions, None
+    if kept.lpips is not None:
+        lpips = load_lpips(kept.lpips, trunk=kept.lpips_trunk).to(team.device)
+    return reconstruction_contents(
+        _autoencoder(cfg, team),
+        _encoder(cfg, team),
+        _data(cfg, team),
+        cfg.transform.build(),
+        lpips=lpips,
+        unreadable_share=cfg.unreadable,
+    )
+
+
+def _autoencoder(cfg: CacheConfig, team: Team) -> Autoencoder:
+    autoencoder = open_autoencoder(cfg.autoencoder).to(team.device)
+    autoencoder.latent_shape(cfg.transform.resolution)  # a misfit shows before data are fetched
+    return autoencoder
 
 
 def _data(cfg: CacheConfig, team: Team, split: Split | None = None) -> Dataset:

@@ -52,11 +52,12 @@ class Autoencoders:
 
     def make(self, run: Run, arm: str) -> dict[str, Any]:
         """Train and save an arm's autoencoder; the stage's summary."""
-        task = FieldTask(self.config(arm).build(), of_images(self.cfg.sampling))
+        task = FieldTask(self.config(arm).build(), of_images(self.cfg.sampling), self.cfg.compared)
         train = replace(self.cfg.train, seed=self.cfg.train.seed + self.cfg.seed)
         identity = {
             "start": task.autoencoder.digest(),
             "sampling": to_dict(self.cfg.sampling),
+            "compared": self.cfg.compared,
             "data": self.inputs.train.digest,
         }
         place = run.place(stage_of(arm), identity | {"train": asdict(train)})

@@ -8,6 +8,7 @@ from pydantic import Field
 from latentsmith.autoencoders.field.decoders import DECODERS, DecoderConfig
 from latentsmith.autoencoders.field.flow import FieldFlowConfig
 from latentsmith.autoencoders.field.model import FieldAutoencoderConfig
+from latentsmith.autoencoders.field.task import Compared
 from latentsmith.backbones.base import BACKBONES, BackboneConfig
 from latentsmith.config.schema import schema
 from latentsmith.data.fields import FieldSamplingConfig
@@ -124,6 +125,9 @@ class FieldConfig(TrainingRecipe):
     """Which points are given and asked for while training."""
     train: TrainConfig
     """Length, batch, optimizer of phase 1."""
+    compared: Compared = "squared"
+    """How errors of different images count in phase 1. squared: the mean of squared errors, which
+    rough images rule; decibels: the mean of their logarithms, as in PSNR."""
     compare: dict[str, Annotated[DecoderConfig, OneOf(DECODERS)]] = dataclasses.field(
         default_factory=dict
     )

@@ -29,13 +29,14 @@ class Inputs(Splits):
         super().__init__(cfg.data, count=evaluate.count, probe_count=evaluate.probe_count)
         self.cfg, self.team = cfg, team
         self.transform = cfg.transform.build()
+        self.measured = cfg.transform.deterministic().build()
 
     # Held-out fields ------------------------------------------------------------------------------
 
     @cached_property
     def truth(self) -> Tensor:
         """The held-out images [n, C, H, W] in [-1, 1]."""
-        loader = Loader(self.val, self.transform, batch_size=64, seed=0, shuffle=False)
+        loader = Loader(self.val, self.measured, batch_size=64, seed=0, shuffle=False)
         return torch.cat([2 * batch["image"] - 1 for batch in loader.epoch()])
 
     @cached_property
@@ -71,7 +72,7 @@ class Inputs(Splits):
     def few(self, count: int) -> Batch:
         """The first held-out images as a training batch."""
         loader = Loader(
-            self.val, self.transform, batch_size=min(count, len(self.val)), seed=0, shuffle=False
+            self.val, self.measured, batch_size=min(count, len(self.val)), seed=0, shuffle=False
         )
         return next(loader.epoch())
 
@@ -79,7 +80,7 @@ class Inputs(Splits):
 
     def codes(self, autoencoder: Autoencoder, images: Dataset) -> FeatureStore:
         """The codes of whole images, in the user's cache."""
-        contents = latent_contents(autoencoder, images, self.transform, what="mode")
+        contents = latent_contents(autoencoder, images, self.measured, what="mode")
         rows = f"codes of {contents.manifest.source['name']}"
         with Counter(rows, contents.manifest.count) as count:
             return fill(

@@ -15,7 +15,8 @@ from latentsmith.metrics.intervals import bootstrap_mean, percentiles
 from latentsmith.recipes.field.config import FieldConfig
 from latentsmith.recipes.field.inputs import Inputs
 from latentsmith.sampling.generator import LatentGenerator
-from latentsmith.sampling.score import Score, make_latents, reference_features, score_images
+from latentsmith.sampling.many import Score, made_latents
+from latentsmith.sampling.score import reference_features, score_images
 from latentsmith.training.team import Team
 from latentsmith.utils.distributed import gather_rows
 
@@ -56,10 +57,10 @@ def _generated(
     rows = [encoder.vector(x.to(team.device)).cpu() for x in real.split(e.batch_size)]
     spaces = [reference_features(encoder, torch.cat(rows))]
     how = Score(e.generated, e.batch_size, e.sampler, e.guidance, e.resamples)
-    latents = make_latents(generator, how, team)
-    images = generator.decode(latents, batch_size=e.batch_size)
     made = replace(stamp, count=e.generated, ema=bool(generator.info.training.get("ema")))
-    card = score_images(images, spaces, how, team, stamp=made)
+    with made_latents(generator, how, team) as latents:
+        images = generator.decode(latents, batch_size=e.batch_size)
+        card = score_images(images, spaces, how, team, stamp=made)
     card.figures["generated"] = gather_rows(images)[:SHOWN].clamp(0, 1)
     return card
 
@@ -100,12 +101,12 @@ def _probe(
     if inputs.val.classes is None or len(inputs.val.classes) < 2:
         return card
     device, parts = next(autoencoder.parameters()).device, list[tuple[Tensor, Tensor]]()
-    loader = Loader(inputs.probe, inputs.transform, batch_size=64, seed=0, shuffle=False)
+    loader = Loader(inputs.probe, inputs.measured, batch_size=64, seed=0, shuffle=False)
     for batch in loader.epoch():
         found = autoencoder.encode(batch["image"].to(device)).mode()
         parts.append((found.flatten(1).cpu(), batch["label"]))
     learned, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    held_out = Loader(inputs.val, inputs.transform, batch_size=64, seed=0, shuffle=False)
+    held_out = Loader(inputs.val, inputs.measured, batch_size=64, seed=0, shuffle=False)
     wanted = torch.cat([batch["label"] for batch in held_out.epoch()])
     card.add(
         "linear_probe", learned, labels, codes.flatten(1), wanted, stamp=stamp, label="code",

@@ -83,7 +83,7 @@ class _Parts:
 
     def autoencoder_task(self, config: FieldAutoencoderConfig) -> Task:
         """Phase 1."""
-        return FieldTask(config.build(), self.draw)
+        return FieldTask(config.build(), self.draw, self.cfg.compared)
 
     def latent_task(self) -> Task:
         """Phase 2 on the code."""

@@ -40,6 +40,9 @@ class MeasureConfig(RecipeConfig):
     """Training images the linear probe learns from."""
     card: CardConfig = field(default_factory=CardConfig)
     """Protocol: neighbours, paths, steps, bootstrap."""
+    reconstructions: str | None = None
+    """A store that `latentsmith cache reconstructions` made with this autoencoder, a folder or URL:
+    image errors, Fréchet and kernel distances are then of all its images, not of ``count``."""
     lpips: Net = "vgg"
     """LPIPS trunk, measured when its weights are at hand."""
     lpips_trunk: str | None = None

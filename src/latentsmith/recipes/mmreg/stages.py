@@ -77,29 +77,30 @@ class Pipeline:
     def references(self, run: Run) -> None:
         """Fill the cache (a random transform leaves only the held-out and probe images to it)."""
         inputs = self.inputs
+        self.team.on_main(self._check_fit)
+        if inputs.online:
+            log.info("references: computed online, the training transform is random")
+        else:
+            log.info("references: cached, the training transform is deterministic")
+            inputs.spaces.share(inputs.train, teachers(self.cfg.losses()))
+        inputs.spaces.share(inputs.val)
 
-        def fill() -> None:
-            self._check_fit()
-            if inputs.online:
-                log.info("references: computed online, the training transform is random")
-            else:
-                log.info("references: cached, the training transform is deterministic")
-                inputs.spaces.vectors(inputs.train)
-                inputs.columns(inputs.train, self.cfg.losses())
-            inputs.spaces.vectors(inputs.val)
+        def note() -> None:
             run.note("references", inputs.spaces.describe())
             run.note("data", {d.name: self._origin(d) for d in (inputs.train, inputs.val)})
             run.mark_done("references")
 
-        self.team.on_main(fill)
+        self.team.on_main(note)
 
     def _check_fit(self) -> None:
-        """Show now what would stop a later stage: weights that are missing, shapes that do not
-        fit. Raises UserError."""
+        """Show now what would stop a later stage: data and weights that are missing, shapes that do
+        not fit. Raises UserError."""
         self.cfg.autoencoder.build().latent_shape(self.cfg.transform.resolution)
         perceptual = self.cfg.objective.perceptual
         if perceptual.weight > 0:
             load_lpips(perceptual.net, trunk=perceptual.trunk)
+        for dataset in (self.inputs.train, self.inputs.val):  # fetched by one process, and read
+            dataset.digest  # noqa: B018
 
     @staticmethod
     def _origin(dataset: Any) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from torch import Tensor
 
 from latentsmith.autoencoders.semantic import SemanticAutoencoder
 from latentsmith.data.edited import edited
-from latentsmith.data.order import rank_slice
 from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.shapes_card import measure_attributes, measure_edits
 from latentsmith.recipes.psvae.config import Arm
 from latentsmith.recipes.psvae.yardsticks import Yardsticks
 from latentsmith.sampling.generator import LatentGenerator
-from latentsmith.sampling.score import Score, make_latents, score_images
+from latentsmith.sampling.many import Score, made_latents
+from latentsmith.sampling.score import score_images
 from latentsmith.utils.distributed import gather_rows
 
 SHOWN = 32
@@ -28,11 +28,11 @@ def measure_generated(y: Yardsticks, generator: LatentGenerator, arm: Arm) -> La
     numbers = torch.arange(e.generated) % len(y.inputs.val)
     condition = y.inputs.held_out_texts.captions.condition(numbers)
     condition["text"] = condition["text"].float()
-    latents = make_latents(generator, how, y.team, condition=condition)
-    images = generator.decode(latents, batch_size=e.batch_size)
-    card = score_images(images, y.spaces, how, y.team, stamp=stamp, clip=y.clip)
-    latents, images = gather_rows(latents), gather_rows(images)
-    _places(card, y, generator, latents, images, stamp)
+    with made_latents(generator, how, y.team, condition=condition) as latents:
+        images = generator.decode(latents, batch_size=e.batch_size)
+        card = score_images(images, y.spaces, how, y.team, stamp=stamp, clip=y.clip)
+        latents, images = gather_rows(latents), gather_rows(images)
+        _places(card, y, generator, latents, images, stamp)
     if y.judge is not None:
         asked = y.shown(numbers)
         card.extend(measure_attributes(y.judge, images, *asked, stamp=stamp, resamples=e.resamples))
@@ -67,16 +67,10 @@ def measure_edited(y: Yardsticks, generator: LatentGenerator, arm: Arm) -> Laten
     out."""
     e, inputs = y.cfg.evaluate, y.inputs
     numbers, source = _sources(y, generator)
-    part = rank_slice(len(numbers), y.team.rank, y.team.world_size)
-    made = generator.sample_latents(
-        numbers[part],
-        sampler=e.sampler,
-        guidance=e.edit_guidance,
-        seed=0,
-        condition=_told(y, numbers[part]) | {"source": source[part]},
-        batch_size=e.batch_size,
-    )
-    images = gather_rows(generator.decode(made, batch_size=e.batch_size))
+    how = Score(len(numbers), e.batch_size, e.sampler, e.edit_guidance, e.resamples)
+    told = _told(y, numbers) | {"source": source}
+    with made_latents(generator, how, y.team, condition=told, numbers=numbers) as made:
+        images = gather_rows(generator.decode(made, batch_size=e.batch_size))
     card = LatentCard()
     if y.judge is not None and y.shapes is not None:
         dataset, rows = y.shapes

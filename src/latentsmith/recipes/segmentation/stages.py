@@ -23,9 +23,12 @@ def measure(cfg: SegmentationRecipeConfig, run: Run) -> None:
     Raises:
         UserError: encoder or data cannot be had, or the data do not know the class of every pixel.
     """
-    if run.stage_done("card"):
-        return
     team = Team.join(several_objectives=False)
+    if not team.on_main(lambda: run.stage_done("card")):
+        team.on_main(lambda: _measure(cfg, run, team))
+
+
+def _measure(cfg: SegmentationRecipeConfig, run: Run, team: Team) -> None:
     train = draw(cfg.data.build("train", cache_root() / "data"), cfg.train_count)
     test = draw(cfg.data.build("val", cache_root() / "data"), cfg.count)
     names = segment_names(test)  # before an encoder is loaded

@@ -5,7 +5,10 @@
     q      = linear(features(coordinate), x_t)                                    [B, M, W]
     q      = q + gate · reader(scale, shift of norm(q); tokens)    depth times: AdaLN by c
     q      = q + gate · mlp(scale, shift of norm(q))
-    value  = linear(scale, shift of norm(q)) (+ the tokens' planes, blended)
+    value  = linear(scale, shift of norm(q))
+
+Where tokens carry planes, the decoder sees a field of level 0 and contrast 1 (`planes.measure`),
+and its values are in units of the contrast and added to the planes' blend.
 
 Three of four give a value at a coordinate that does not depend on the other queries: then the
 result is a *function*, the same whatever grid it is asked on. ``joint``, the source's, is not one.
@@ -28,7 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentsmith.autoencoders.field.neighbours import Neighbours
-from latentsmith.autoencoders.field.planes import PlaneBlend, plane_numbers
+from latentsmith.autoencoders.field.planes import (
+    PlaneBlend,
+    measure,
+    plane_numbers,
+    standardized,
+)
 from latentsmith.backbones.blocks.embedders import TimeEmbedder
 from latentsmith.backbones.blocks.fourier import FourierFeatures
 from latentsmith.backbones.blocks.mlp import mlp
@@ -172,7 +180,9 @@ class FieldDecoder(nn.Module):
     def context(self, tokens: Tensor, points: Points) -> Tensor:
         """Tokens [B, K, z] at points, seen by each other → [B, K, W]: once, however many queries
         and steps of a sampler follow."""
-        dtype = self.from_tokens.weight.dtype
+        dtype, channels = self.from_tokens.weight.dtype, self.shape.channels
+        if self.blend is not None:
+            tokens = standardized(tokens, channels, *measure(self._planes(tokens), channels))
         at = self.features(points.coordinates).to(dtype)
         x = torch.cat([tokens.to(dtype), at.expand(tokens.shape[0], -1, -1)], dim=-1)
         x = self.from_tokens(x)
@@ -211,8 +221,13 @@ class FieldDecoder(nn.Module):
         if self.blend is None:
             return values
         assert raw is not None
-        planes = raw[..., : plane_numbers(self.shape.channels, self.features.dims)]
-        return values + self.blend(queries, points, planes)
+        planes = self._planes(raw)
+        _, contrast = measure(planes, self.shape.channels)
+        return contrast * values + self.blend(queries, points, planes)
+
+    def _planes(self, tokens: Tensor) -> Tensor:
+        """The first numbers of tokens [B, K, z]."""
+        return tokens[..., : plane_numbers(self.shape.channels, self.features.dims)]
 
     def _told(self, queries: Points, noisy: Tensor | None, dtype: torch.dtype) -> Tensor:
         parts = [self.features(queries.coordinates)]
