@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +17,15 @@ def in_two_processes(stages: list[str], settings: list[str], folder: Path, cache
     """
     lines = [["train", stage, *settings, "--out", str(folder)] for stage in stages]
     return "".join(run_ranks(_go, 2, lines, str(cache)))
+
+
+def undo_end(folder: Path, stage: str, model: str = "model") -> None:
+    """As if a training had been killed before its last checkpoint: that, what it saved and its
+    summary go."""
+    training = folder / "training" / stage
+    shutil.rmtree(max((training / "checkpoints").iterdir(), key=lambda p: int(p.name)))
+    shutil.rmtree(training / model)
+    (folder / "stages" / f"{stage}.json").unlink()
 
 
 def _go(rank: int, world_size: int, lines: list[list[str]], cache: str) -> str:

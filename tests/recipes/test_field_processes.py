@@ -1,10 +1,8 @@
 """Two processes: they train, share the codes' cache, measure, and resume."""
 
-import shutil
-
 from safetensors.torch import load_file
 
-from helpers.stages import in_two_processes
+from helpers.stages import in_two_processes, undo_end
 from latentsmith.cli import main
 
 SETTINGS = ["scale=smoke", "flows.make=[values]"]
@@ -21,14 +19,12 @@ def test_two_processes_train_cache_measure_and_resume(tmp_path, monkeypatch):
     stages = ["field.autoencoder", "field.latent", "field.values", "field.measure"]
     text = in_two_processes(stages, SETTINGS, folder, cache)
     assert "2 × 1 × " in text, "processes × micro-batches × samples"
-    first, checkpoints = trained(folder), folder / "training/autoencoder/checkpoints"
+    first = trained(folder)
     assert first and not list((cache / "stores").glob("generated-*"))
     assert main(["train", "field.report", *SETTINGS, "--out", str(folder)]) == 0
     assert (folder / "report.html").is_file()
 
-    shutil.rmtree(max(checkpoints.iterdir(), key=lambda p: int(p.name)))
-    shutil.rmtree(folder / "training/autoencoder/model")
-    (folder / "stages/autoencoder.json").unlink()
+    undo_end(folder, "autoencoder")
     in_two_processes(["field.autoencoder"], SETTINGS, folder, cache)
     again = trained(folder)
     for file, tensors in first.items():

@@ -1,13 +1,12 @@
 """A real two-process run through torchrun: trains, is interrupted, resumes, leaves one run."""
 
 import os
-import shutil
 import subprocess
 import sys
 
 from safetensors.torch import load_file
 
-from helpers.stages import in_two_processes
+from helpers.stages import in_two_processes, undo_end
 from latentsmith.cli import main
 
 
@@ -33,9 +32,7 @@ def test_two_processes_train_and_resume(tmp_path, monkeypatch):
     assert [int(name) for name in names] == [32, 64]  # one set, whatever the number of processes
     weights = load_file(training / "model" / "diffusion_pytorch_model.safetensors")
 
-    shutil.rmtree(training / "checkpoints" / names[-1])
-    shutil.rmtree(training / "model")
-    (folder / "stages" / "regularized.json").unlink()
+    undo_end(folder, "regularized")
     in_two_processes(["mmreg.regularized"], settings, folder, cache)  # with no launcher's seconds
     again = load_file(training / "model" / "diffusion_pytorch_model.safetensors")
     for name, value in weights.items():

@@ -1,10 +1,8 @@
 """Two processes: they share the caches' work, train one network, and resume."""
 
-import shutil
-
 from safetensors.torch import load_file
 
-from helpers.stages import in_two_processes
+from helpers.stages import in_two_processes, undo_end
 from latentsmith.cli import main
 
 SETTINGS = ["scale=smoke"]
@@ -24,9 +22,7 @@ def test_two_processes_train_cache_resume_and_measure(tmp_path, monkeypatch):
     first, checkpoints = trained(folder), folder / "training/dit/checkpoints"
     assert sorted(int(p.name) for p in checkpoints.iterdir()) == [32, 64]
 
-    shutil.rmtree(checkpoints / sorted(p.name for p in checkpoints.iterdir())[-1])
-    shutil.rmtree(folder / "training/dit/generator")
-    (folder / "stages/dit.json").unlink()
+    undo_end(folder, "dit", "generator")
     in_two_processes(["psvae.dit", "psvae.measure"], SETTINGS, folder, cache)
     again = trained(folder)
     for name, value in first.items():

@@ -1,11 +1,9 @@
 """Two processes: one embeds the corpus, both train each arm, a decoder, measure, and resume."""
 
-import shutil
-
 from safetensors.torch import load_file
 
 from helpers.small_textlatent import small_words
-from helpers.stages import in_two_processes
+from helpers.stages import in_two_processes, undo_end
 from latentsmith.cli import main
 
 
@@ -20,13 +18,11 @@ def test_two_processes_train_measure_and_resume(tmp_path, monkeypatch):
     names = ["corpus", "base", "cycles", "autoregressive", "one_shot", "measure"]
     text = in_two_processes([f"textlatent.{n}" for n in names], settings, folder, cache)
     assert "2 × 1 × " in text, "processes × micro-batches × samples"
-    first, checkpoints = trained(folder), folder / "training/cycles/checkpoints"
+    first = trained(folder)
     assert main(["train", "textlatent.report", *settings, "--out", str(folder)]) == 0
     assert (folder / "report.html").is_file()
 
-    shutil.rmtree(max(checkpoints.iterdir(), key=lambda p: int(p.name)))
-    shutil.rmtree(folder / "training/cycles/model")
-    (folder / "stages/cycles.json").unlink()
+    undo_end(folder, "cycles")
     in_two_processes(["textlatent.cycles"], settings, folder, cache)
     again = trained(folder)
     for name, value in first.items():

@@ -1,10 +1,8 @@
 """Two processes: they share the caches' work, train one network, and resume."""
 
-import shutil
-
 from safetensors.torch import load_file
 
-from helpers.stages import in_two_processes
+from helpers.stages import in_two_processes, undo_end
 from latentsmith.cli import main
 
 SETTINGS = ["scale=smoke", "evaluate.times=[0.2]"]
@@ -26,9 +24,7 @@ def test_two_processes_cache_train_resume_and_measure(tmp_path, monkeypatch):
     first, checkpoints = trained(folder), folder / "training/aligned/checkpoints"
     assert sorted(int(p.name) for p in checkpoints.iterdir()) == [32, 64]
 
-    shutil.rmtree(checkpoints / sorted(p.name for p in checkpoints.iterdir())[-1])
-    shutil.rmtree(folder / "training/aligned/generator")
-    (folder / "stages/aligned.json").unlink()
+    undo_end(folder, "aligned", "generator")
     stages = ["urepa.aligned", "urepa.unaligned", "urepa.measure"]
     in_two_processes(stages, SETTINGS, folder, cache)
     again = trained(folder)
