@@ -104,7 +104,7 @@ def test_classes_are_recorded_as_before(made, here):
         (
             "sample GEN/reader count=2",
             "this generator makes images from texts, and got none: give prompts "
-            "(condition=generator.prompt([…]); of latentsmith sample, --prompt TEXT)",
+            "(condition=generator.prompt([…]); on the command line, --prompt TEXT)",
         ),
     ],
 )

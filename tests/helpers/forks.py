@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from helpers.orphans import end_with_parent
+
 TESTS = Path(__file__).parents[1]
 
 
@@ -27,6 +29,7 @@ def forked(work: Callable[..., Any], *args: Any) -> ForkServerProcess:
 
 
 def _child(environment: dict[str, str], work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    end_with_parent()
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)

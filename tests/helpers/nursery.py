@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.orphans import end_with_parent
+
 TESTS = Path(__file__).parents[1]
 PATIENCE = 120.0
 """Seconds until a child that does not end is killed, and its test fails."""
@@ -99,11 +101,17 @@ class Nursery:
     def __exit__(self, *_: object) -> None:
         assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
-        self._server.wait(10)
+        try:
+            self._server.wait(10)
+        except subprocess.TimeoutExpired:  # a test was interrupted while a child hung
+            self._server.kill()
+            self._server.wait()
         self._server.stdout.close()
 
 
 def _child(request: dict[str, Any], log: int) -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(request["env"])
     for fd, of in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
         os.dup2(of, fd)
@@ -136,8 +144,10 @@ def _wait(pid: int) -> int | None:
 
 
 def _serve(log_file: str, *modules: str) -> None:
+    end_with_parent()
     for module in modules:
         importlib.import_module(module)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which end this one
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for line in sys.stdin:
         request = json.loads(line)

@@ -156,6 +156,9 @@ def test_prompts_edits_and_variations_from_the_command_line(smoke, tmp_path, mon
     assert main(["edit", str(smoke), "--image", image, *told, *few, "--out", "edited"]) == 0
     assert list((tmp_path / "edited/images").glob("*.png"))
     assert main(["variation", str(smoke), "--image", image, *prompt, *few, "--out", "varied"]) == 0
+    ends = [*prompt, "--prompt", "a large blue ring"]
+    assert main(["interpolate", str(smoke), "--model", "dit", *ends, *few, "--out", "paths"]) == 0
+    assert len(list((tmp_path / "paths/images").glob("*.png"))) == 9
 
 
 def test_mmreg_goes_on_top(tmp_path):

@@ -193,6 +193,9 @@ def test_generators_read_new_prompts_and_vary_images(smoke, tmp_path, monkeypatc
     assert main(["sample", str(smoke), *words, "count=2", "--out", "samples"]) == 0
     image = "samples/images/000001.png"
     assert main(["variation", str(smoke), "--image", image, *words, "--out", "edits"]) == 0
+    ends = [*words, "--prompt", "a photo of a ring", "steps=3"]
+    assert main(["interpolate", str(smoke), *ends, "--out", "paths"]) == 0
+    assert len(list((tmp_path / "paths/images").glob("*.png"))) == 3
     record = json.loads((tmp_path / "edits/edits.json").read_text())
     run = Run.load(smoke).config
     assert record["settings"]["crop"] == run.transform.crop

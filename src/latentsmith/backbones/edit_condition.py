@@ -15,9 +15,9 @@ UNTOLD = ("pooled", "time_ids")
 class EditCondition(EmptyPrompt):
     """Shapes of the conditions of one network, and its empty prompt.
 
-    ``text`` [B, L, E]; ``mask`` [B, L], bool or integers, 1 where there is a token (without it, all
-    positions count); ``source`` [B, C, H, W], normalized latents of the image to edit, and
-    ``has_source`` [B], which samples have one (without it, all).
+    ``text`` [B, L, E]; ``mask`` [B, L], bool or integers, 1 where there is a token, or floats, how
+    much each counts (without it, all positions count); ``source`` [B, C, H, W], normalized latents
+    of the image to edit, and ``has_source`` [B], which samples have one (without it, all).
 
     Args:
         length: positions L of the empty prompt.

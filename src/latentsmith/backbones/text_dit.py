@@ -106,8 +106,8 @@ class TextBlock(nn.Module):
         rope: Tensor | None,
         seen: Tensor | None,
     ) -> Tensor:
-        """Tokens x [B, N, D], activated condition c [B, D], text [B, L, D] and its mask bool
-        [B, L], which of x are looked at, bool [B, N] → [B, N, D]."""
+        """Tokens x [B, N, D], activated condition c [B, D], text [B, L, D] and its mask [B, L] (see
+        `CrossAttention`), which of x are looked at, bool [B, N] → [B, N, D]."""
         shifts_scales_gates = self.modulation.vectors(c)
         shift, scale, gate = shifts_scales_gates[:3]
         h = modulate(normalize(x, self.norm), shift, scale)
@@ -186,7 +186,8 @@ class TextDiT(PatchTransformer):
             # data parallelism waits for a gradient of every parameter, in every step
             c = c + 0.0 * self.source_type
         c, text, mask = F.silu(c), self.text(condition["text"]), condition.get("mask")
-        mask = None if mask is None else mask.bool()
+        if mask is not None and not mask.is_floating_point():
+            mask = mask.bool()
         x, hidden = self._through(x, c, text, mask, rope, seen, taps=taps)
         return BackboneOutput(self._unpatch(self.final(x, c)).to(z.dtype), None, hidden)
 

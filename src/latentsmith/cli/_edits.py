@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import crop_of_run, generator_of_run, is_run, kept
+from latentsmith.cli._models import crop_of_run, generator_of, is_run, kept
 from latentsmith.cli._pipeline import add_settings, carry_out
 from latentsmith.cli._texts import quoted
 
@@ -41,11 +41,9 @@ def carry_out_verb(
     Raises:
         UserError: there is no generator, or settings do not fit it.
     """
-    source, inherited, name = args.source, [], Path(args.source).name
-    if is_run(args.source, args.model):
-        source, inherited, stage = generator_of_run(Path(args.source), args.model)
+    source, inherited, name = generator_of(args.source, args.model)
+    if is_run(args.source):
         inherited = [*inherited, *crop_of_run(Path(args.source))]
-        name = f"{name}-{stage}"
     if guidance is not None:
         of_run = [word for word in inherited if word.startswith("guidance")]
         if f"guidance={guidance}" not in of_run:
@@ -57,7 +55,7 @@ def carry_out_verb(
     given = {word.partition("=")[0] for word in args.overrides}
     # required by the settings: an empty list lets them say how images are given
     none = [] if "images" in given else ["images=[]"]
-    words = [f"generator={quoted(str(source))}", f"task={task}", *inherited, *none]
+    words = [f"generator={quoted(source)}", f"task={task}", *inherited, *none]
     return carry_out("edit", [*words, *args.overrides], f"{task}-{name}", args)
 
 

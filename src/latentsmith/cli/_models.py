@@ -3,7 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentsmith.config.run import Run
 
 
 def is_run(source: str, stage: str | None = None) -> bool:
@@ -64,6 +67,20 @@ def generator_of_run(path: Path, stage: str | None) -> tuple[str, list[str], str
     return folder, words, stage
 
 
+def generator_of(source: str, stage: str | None) -> tuple[str, list[str], str]:
+    """(folder of the generator, settings that come with it, what to call it) of a run, or of the
+    folder of a saved one, which brings no settings.
+
+    Raises:
+        UserError: as `generator_of_run`, or a stage of what is no run.
+    """
+    path = Path(source)
+    if not is_run(source, stage):
+        return source, [], path.name
+    folder, words, stage = generator_of_run(path, stage)
+    return folder, words, f"{path.name}-{stage}"
+
+
 def crop_of_run(path: Path) -> list[str]:
     """How a run's images became squares, without chance, as an override ``crop=…``; [] where its
     recipe does not say. Raises UserError for what is no run."""
@@ -118,15 +135,27 @@ def _left(path: Path, stage: str | None, key: str, hint: str) -> tuple[Any, dict
     from latentsmith.errors import UserError, nearest
 
     run = Run.load(path)
-    done = [s.name for s in run.config.stages() if run.stage_done(s.name)]
-    found = {s: left for s in done if (left := run.summary(s).get(key))}
-    what = key.removesuffix("s")
+    found, what = _found(run, key), key.removesuffix("s")
     if not found:
         raise UserError(f"{path} has no trained {what} yet: {hint}")
     stage = stage or list(found)[-1]
     if stage not in found:
         raise UserError(f"{path} has no {what} of stage {stage!r}. {nearest(stage, found)}")
     return found[stage], to_dict(run.config), stage
+
+
+def stages_of(path: Path) -> tuple[list[str], list[str]]:
+    """(stages of the run that left a generator, those that left another model), in order."""
+    from latentsmith.config.run import Run
+
+    run = Run.load(path)
+    return list(_found(run, "generators")), list(_found(run, "model"))
+
+
+def _found(run: "Run", key: str) -> dict[str, Any]:
+    """Stage → what it left under ``key``, of the stages that are done."""
+    done = [stage.name for stage in run.config.stages() if run.stage_done(stage.name)]
+    return {stage: left for stage in done if (left := run.summary(stage).get(key))}
 
 
 def kept(inherited: Sequence[str], given: Sequence[str]) -> list[str]:

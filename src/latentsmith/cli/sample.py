@@ -2,10 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from latentsmith.cli._models import generator_of_run, is_run, kept, recipe_of
+from latentsmith.cli._models import generator_of, kept, recipe_of
 from latentsmith.cli._pipeline import add_settings, carry_out
 from latentsmith.cli._textlatent import is_translator, pairs_from_noise
 from latentsmith.cli._texts import add_prompts, prompt_words
@@ -40,11 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """Raises UserError when there is no generator, or settings do not fit it."""
     if is_translator(args.source) or recipe_of(args.source) == "textlatent":
         return pairs_from_noise(args.source, args.model, args.overrides, args.out)
-    source, inherited, name = args.source, [], Path(args.source).name
-    if is_run(args.source, args.model):
-        source, inherited, stage = generator_of_run(Path(args.source), args.model)
-        name = f"{name}-{stage}"
+    source, inherited, name = generator_of(args.source, args.model)
     args.overrides += prompt_words(args.prompt, args.prompts)
     inherited = kept(inherited, args.overrides)
-    words = [f"generator={json.dumps(str(source))}", *inherited, *args.overrides]
+    words = [f"generator={json.dumps(source)}", *inherited, *args.overrides]
     return carry_out("sample", words, name, args)

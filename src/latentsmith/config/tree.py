@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -29,8 +30,16 @@ class Tree:
     choices: dict[str, str | None]
 
 
+class Repo(dict[str, Any]):
+    """What Hydra's store holds. Hydra copies it before each composing, in depth, and then changes
+    nothing of it."""
+
+    def __deepcopy__(self, memo: Any) -> "Repo":
+        return self
+
+
 _TREES: dict[tuple[int, str, tuple[str, ...]], tuple[Nodes, Tree]] = {}
-"""Composed trees: one costs a third of a second, and sweeps, tests and help ask for the same ones.
+"""Composed trees: one costs a tenth of a second, and sweeps, tests and help ask for the same ones.
 The nodes are kept beside, so that their id stays theirs."""
 
 _STORED: dict[int, tuple[Nodes, dict[str, Any]]] = {}
@@ -44,6 +53,9 @@ def compose_tree(nodes: Nodes, lines: Iterable[str]) -> Tree:
 
 def option_alone(nodes: Nodes, choice: Choice) -> dict[str, Any]:
     """What an option says of itself, with nothing merged over it."""
+    node = nodes.options.get(choice.group, {}).get(choice.option or "", {"defaults": []})
+    if "defaults" not in node:  # it is nothing but its values
+        return copy.deepcopy(node)
     name = f"{choice.group}-{choice.option}"
     config = _compose(nodes, name, {"defaults": [choice.entry(), "_self_"]}, ()).config
     return OmegaConf.to_container(OmegaConf.select(config, choice.path))  # type: ignore[return-value]
@@ -70,7 +82,7 @@ def _hydra(nodes: Nodes, name: str, primary: dict[str, Any]) -> Iterator[None]:
     try:
         if id(nodes) not in _STORED:
             _STORED[id(nodes)] = nodes, _stored(store, nodes)
-        store.repo = {**saved, **_STORED[id(nodes)][1]}
+        store.repo = Repo({**saved, **_STORED[id(nodes)][1]})
         # as an override it would have to be parsed, which takes a sixth of all
         shared = {"searchpath": [f"file://{SHARED.resolve()}"]}
         store.store(name=name, node={**primary, "hydra": shared})
@@ -81,8 +93,10 @@ def _hydra(nodes: Nodes, name: str, primary: dict[str, Any]) -> Iterator[None]:
 
 
 def _stored(store: ConfigStore, nodes: Nodes) -> dict[str, Any]:
-    """Its options put into a store that was empty."""
+    """Its options put into a store that was empty, and of Hydra's own settings the least: those of
+    launchers, help and logs would be read from files and merged each time."""
     store.repo = {}
+    store.store(group="hydra", name="config", node=HydraConf(defaults=[]))
     store.store(name="base", node=nodes.base)
     for group, options in nodes.options.items():
         for option, node in options.items():

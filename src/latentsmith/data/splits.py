@@ -6,7 +6,9 @@ from functools import cached_property
 from latentsmith.data.base import Dataset, DatasetConfig, Split
 from latentsmith.data.subset import draw
 from latentsmith.utils.cache import cache_root
-from latentsmith.utils.distributed import rank
+from latentsmith.utils.digest import json_digest
+from latentsmith.utils.distributed import is_distributed, rank
+from latentsmith.utils.lock import first_alone
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,16 @@ class Splits:
         return draw(self.train, self._probe_count)
 
     def _open(self, split: Split) -> Dataset:
-        dataset = self._data.build(split, cache_root() / "data")
+        """Whoever of those that share the cache (the processes of this machine, or of all machines,
+        and other runs) comes first fetches what is missing and reads it through; the others find
+        what it left. A lock and no collective: a split may be asked for by the main process alone,
+        and one that raises holds up nobody."""
+        cache = cache_root() / "data"
+        settings = json_digest(repr(self._data))[:16]
+        with first_alone(cache / f"{self._data.kind}-{split}-{settings}"):
+            dataset = self._data.build(split, cache)
+            if is_distributed():
+                dataset.digest  # noqa: B018 - all need it: a folder's files are read once, by one
         if rank() == 0:
             log.info("data: %s, %d images, from %s", dataset.name, len(dataset), dataset.origin)
         return dataset

@@ -48,12 +48,13 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator["Drawing"]:
-    """A styled matplotlib figure of ``width`` x ``height`` inches, outside pyplot."""
+    """A styled matplotlib figure of ``width`` x ``height`` inches, outside pyplot; `to_figure` lays
+    it out."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Drawing
 
     with mpl.rc_context(_STYLE):
-        yield Drawing(figsize=(width, height), layout="constrained")
+        yield Drawing(figsize=(width, height))
 
 
 def to_figure(
@@ -72,11 +73,23 @@ def to_figure(
     """
     out = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-    box = "tight" if tight else None
-    drawing.savefig(out, format=kind, dpi=dpi, metadata=metadata, bbox_inches=box, pad_inches=0.04)
-    inches = drawing.get_tightbbox().width + 0.08 if tight else drawing.get_figwidth()
+    _lay_out(drawing, kind, dpi)
+    box = drawing.get_tightbbox().padded(0.04) if tight else drawing.bbox_inches
+    drawing.savefig(out, format=kind, dpi=dpi, metadata=metadata, bbox_inches=box)
     media = "image/svg+xml" if kind == "svg" else "image/png"
-    return Figure(out.getvalue(), caption, alt, media, wide, round(96 * inches))
+    return Figure(out.getvalue(), caption, alt, media, wide, round(96 * box.width))
+
+
+def _lay_out(drawing: "Drawing", kind: Literal["svg", "png"], dpi: int) -> None:
+    """Axes beside each other, with room for their labels. A figure that is asked to lay itself out
+    is drawn twice by ``savefig``, the first time for the layout alone."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if kind == "svg":
+        FigureCanvasSVG(drawing)  # measures text as it will write it
+    drawing.set_dpi(72 if kind == "svg" else dpi)
+    ConstrainedLayoutEngine().execute(drawing)
 
 
 def panels_of(fig: "Drawing", count: int, columns: int = 3) -> list["Axes"]:

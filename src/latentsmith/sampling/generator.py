@@ -201,7 +201,7 @@ class LatentGenerator:
             if "text" in self.backbone.takes:
                 raise UserError(
                     "this generator makes images from texts, and got none: give prompts "
-                    "(condition=generator.prompt([…]); of latentsmith sample, --prompt TEXT)"
+                    "(condition=generator.prompt([…]); on the command line, --prompt TEXT)"
                 )
             return {}
         return {"label": labels} if self.texts is None else self.texts.condition(labels)

@@ -1,4 +1,5 @@
-"""The text encoder a generator was trained with, found again to read new prompts."""
+"""The text encoder a generator was trained with, found again to read new prompts; what lies between
+two of them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,10 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latentsmith.backbones.base import Condition
 from latentsmith.encoders.text.base import TEXT_ENCODERS, TextEncoder, TextEncoderConfig
 from latentsmith.errors import UserError
+from latentsmith.metrics.interpolation import lerp
 from latentsmith.registry import read
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,21 @@ def read_prompts(encoder: TextEncoder, texts: Sequence[str]) -> Condition:
     if encoder.pools:
         found["pooled"] = torch.cat([part.embedding.cpu() for part in seen])
     return found
+
+
+def between(start: Condition, end: Condition, weights: Tensor) -> Condition:
+    """What lies between prompts: (1 - w) start + w end in all that the text encoder made of them.
+
+    The mask goes along, as floats: where the longer prompt has a token and the other padding, it
+    counts w of a token in the attention. Under the shorter one's mask it would never be seen; under
+    both masks joined it would be there in full from the first step on, however small w is, since
+    networks normalize the vectors of a text.
+
+    Args:
+        start, end: of N prompts each, as `read_prompts` gives them.
+        weights: w in [0, 1], [N]; at 0 and 1 it is exactly what is told to make one of the ends.
+    """
+    return {name: lerp(start[name].float(), end[name].float(), weights) for name in start}
 
 
 def _short(value: object) -> str:

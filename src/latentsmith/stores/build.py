@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from latentsmith.utils.counter import Counter
 from latentsmith.utils.distributed import is_distributed, raise_together
 from latentsmith.utils.files import require_free
 from latentsmith.utils.lock import alone
+from latentsmith.utils.patience import Pauses
 
 Progress = Callable[[int, int], None]
 """Called with (rows done by this rank, rows this rank owes)."""
@@ -82,7 +82,7 @@ class Writer(Protocol):
 
 
 POLL_SECONDS = 1.0
-"""How often a rank that is done looks whether the others are."""
+"""How often, in the end, a rank that is done looks whether the others are."""
 
 
 def build_store(
@@ -153,7 +153,7 @@ def _build(
         with team.step():
             _check_room(writer)
         with team.step(wait=lambda: not writer.absent()):
-            _fill(writer, compute, batch_size, progress, team.patient)
+            _fill(writer, compute, batch_size, progress, team.others_work)
         return writer.finish()
     finally:
         writer.close()
@@ -209,8 +209,9 @@ class _Team:
         error = None
         try:
             yield
-            while self.together and wait is not None and not (wait() or self._somebody_failed()):
-                time.sleep(POLL_SECONDS)
+            pauses = Pauses(longest=POLL_SECONDS)
+            while wait is not None and self.others_work(wait):
+                pauses.sleep()
         except BaseException as own:
             if not self.together:
                 raise
@@ -225,13 +226,10 @@ class _Team:
             finally:  # all are here, nobody looks for it any more
                 self._mark(self.rank).unlink(missing_ok=True)
 
-    def patient(self, done: Callable[[], bool]) -> bool:
-        """Whether to look again, after a moment, for something to do: others are at work, and may
-        not live to its end."""
-        if not self.together or done() or self._somebody_failed():
-            return False
-        time.sleep(POLL_SECONDS)
-        return True
+    def others_work(self, done: Callable[[], bool]) -> bool:
+        """Whether others are at it: they may leave something to do, if they do not live to its
+        end."""
+        return self.together and not (done() or self._somebody_failed())
 
     def _mark(self, rank: int | str) -> Path:
         return self.path / f"failed-{rank}"
@@ -253,17 +251,17 @@ def _check_room(writer: Writer) -> None:
     require_free(writer.path, rows * one, what, "or put the store on another disk")
 
 
-Wait = Callable[[Callable[[], bool]], bool]
-"""See `_Team.patient`."""
+Others = Callable[[Callable[[], bool]], bool]
+"""See `_Team.others_work`."""
 
 
 def _fill(
-    writer: Writer, compute: Compute, batch_size: int, progress: Progress | None, patient: Wait
+    writer: Writer, compute: Compute, batch_size: int, progress: Progress | None, others: Others
 ) -> None:
     own = writer.missing()
     owed, done, written = sum(len(writer.positions(shard)) for shard in own), 0, None
     with _told(writer, owed, progress) as tell, ThreadPoolExecutor(1) as thread:
-        for shard, batches in _taken(writer, own, compute, batch_size, patient):
+        for shard, batches in _taken(writer, own, compute, batch_size, others):
             if shard not in own:
                 owed += len(writer.positions(shard))
             values, unreadable = _buffers(writer, len(writer.positions(shard))), {}
@@ -280,7 +278,7 @@ def _fill(
 
 
 def _taken(
-    writer: Writer, own: list[int], compute: Compute, batch_size: int, patient: Wait
+    writer: Writer, own: list[int], compute: Compute, batch_size: int, others: Others
 ) -> Iterator[tuple[int, Sequence[Tensor]]]:
     """Shards that this process is to make, and their rows in batches, as they are taken: its own,
     then those of others, and what others leave when they die. ``compute`` is told ahead what it
@@ -299,16 +297,19 @@ def _taken(
             plan([batch for s in own if s >= shard for batch in batches[s]])
             told = True
         yield shard, batches[shard]
-    while True:
-        other = writer.take_over()
-        if other is None:
-            if patient(lambda: not writer.absent()):
-                continue
-            return
+    while (other := _left(writer, others)) is not None:
         rows = torch.tensor(writer.positions(other), dtype=torch.int64).split(batch_size)
         if plan is not None:
             plan(list(rows))
         yield other, rows
+
+
+def _left(writer: Writer, others: Others) -> int | None:
+    """A shard that nobody makes; None when there will be none."""
+    pauses = Pauses(longest=POLL_SECONDS)
+    while (shard := writer.take_over()) is None and others(lambda: not writer.absent()):
+        pauses.sleep()
+    return shard
 
 
 @contextlib.contextmanager

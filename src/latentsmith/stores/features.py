@@ -163,7 +163,8 @@ class _Features:
             which = f"{what} {place}" if zero.shape[1] > 1 else f"the {what}"
             raise UserError(
                 f"{which} of sample {self.keys[int(read.rows[sample])]} is zero: encoder "
-                f"{self.encoder.name} sees nothing there, and a loss on it would teach nothing"
+                f"{self.encoder.name} sees nothing there, and a loss on it would teach nothing. "
+                "Show it larger images (its resolution), or take another layer or encoder"
             )
         return values / norms if self.unit else values
 

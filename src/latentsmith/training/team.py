@@ -1,7 +1,6 @@
 """The processes of one run: who am I, and agreeing with the others."""
 
 import itertools
-import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from latentsmith.errors import UserError
+from latentsmith.utils.patience import Pauses
 
 T = TypeVar("T")
 
@@ -144,7 +144,6 @@ class Team:
 def _look_for(store: Any, key: str) -> None:
     """Until the key is there. Asked again and again: the store's own waiting has a time-out that it
     is loud about."""
-    pause = 1e-3
+    pauses = Pauses(longest=0.5)
     while not store.check([key]):
-        time.sleep(pause)
-        pause = min(1.5 * pause, 0.5)
+        pauses.sleep()

@@ -6,14 +6,14 @@ import json
 import logging
 import os
 import platform
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from latentsmith.errors import UserError
+from latentsmith.utils.patience import Pauses
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class Lock:
 
     @classmethod
     def wait(cls, path: Path, seconds: float = 1.0) -> "Lock":
-        """`take`, asking again every so many seconds while another process holds it."""
-        said = False
+        """`take`, asking again while another process holds it, in the end every so many seconds."""
+        said, pauses = False, Pauses(longest=seconds)
         while True:
             try:
                 return cls.take(path)
@@ -85,7 +85,7 @@ class Lock:
                 if not said:
                     log.info("waiting: %s is being made by %s", path.stem.lstrip("."), busy.who)
                 said = True
-            time.sleep(seconds)
+            pauses.sleep()
 
     def release(self) -> None:
         """Give it up. The file stays: removing it would race with the next taker."""
@@ -131,6 +131,49 @@ def alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def first_alone(path: Path) -> Iterator[None]:
+    """Who comes first is through before anybody else begins; those who waited then go on together.
+
+    For what the first one makes, and the others only find and read. The kernel wakes them, however
+    long it takes and however it ends: who raises, or is killed, holds up nobody. On a disk that
+    cannot be written, or knows no locks, all go at once.
+
+    Args:
+        path: what is made; the lock lies beside it, hidden. Processes that do not share its disk do
+            not wait for each other.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = (path.parent / f".{path.name}.lock").open("ab")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        yield
+        return
+    with file:
+        _first_or_after(file.fileno(), path.name)
+        try:
+            yield
+        finally:  # not by closing alone: a child that was forked meanwhile has the file open, too
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _first_or_after(fd: int, name: str) -> None:
+    """Lock the file for this process alone, or, when another one has it, with all who wait."""
+    for how in (fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_SH):
+        if how == fcntl.LOCK_SH:
+            log.info("waiting: %s is being made by another process", name)
+        try:
+            fcntl.flock(fd, how)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                log.debug("no file locks for %s: %s", name, error)
+                return
 
 
 def _holder(text: str) -> dict[str, object]:

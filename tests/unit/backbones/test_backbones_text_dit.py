@@ -65,7 +65,28 @@ def test_cross_attention_is_torchs():
         torch.testing.assert_close(ours(x, others, mask), want, **CLOSE)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64])
+def test_what_counts_in_part():
+    attention = randomized(CrossAttention(24, 3)).double()
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 24, generator=rng, dtype=torch.float64)
+    others = torch.randn(2, 4, 24, generator=rng, dtype=torch.float64)
+    seen = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0]]).bool()
+    assert torch.equal(attention(x, others, seen.double()), attention(x, others, seen))
+    twice = torch.cat([others, others[:, 3:]], dim=1)
+    parts = torch.tensor([[1, 1, 0, 0.3, 0.7]] * 2).double()
+    whole = torch.tensor([[1, 1, 0, 1]] * 2).bool()
+    torch.testing.assert_close(attention(x, twice, parts), attention(x, others, whole), **CLOSE)
+    # by hand: weights of a softmax, each times how much it counts
+    counts = torch.rand(2, 4, generator=rng, dtype=torch.float64)
+    q = attention.q(x).unflatten(2, (3, 8)).transpose(1, 2)
+    k, v = attention.kv(others).unflatten(2, (2, 3, 8)).unbind(2)
+    weights = (q @ k.permute(0, 2, 3, 1) / 8**0.5).exp() * counts[:, None, None]
+    mixed = weights / weights.sum(-1, keepdim=True) @ v.transpose(1, 2)
+    want = attention.proj(mixed.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, others, counts), want, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_masked_text_changes_nothing_and_other_text_does(dtype, qk_norm):
     network = built(qk_norm=qk_norm)

@@ -1,5 +1,6 @@
 """Attention among all tokens, and from them to others."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,9 +64,10 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """x [B, N, D], others [B, L, D] → [B, N, D].
 
-        ``seen``, bool [B, L]: the others that are looked at; None: all. Who may look at none of
-        them sees zeros. ``bias``, [B, heads, N, L] or broadcast to it: added to the attention's
-        logits; instead of ``seen``.
+        ``seen``, bool [B, L]: the others that are looked at; None: all. Floats in [0, 1] say how
+        much each counts: two halves of one as much as it. Who may look at none of them sees zeros.
+        ``bias``, [B, heads, N, L] or broadcast to it: added to the attention's logits; instead of
+        ``seen``.
         """
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, N, head]
         k, v = self.kv(others).unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, L, heads, head]
@@ -78,7 +80,11 @@ class CrossAttention(nn.Module):
             )
         else:
             any_seen = seen.any(1, keepdim=True)  # a softmax over nothing would be NaN
-            mask = (seen | ~any_seen)[:, None, None]
+            if seen.is_floating_point():  # exp(logit + log w) = w exp(logit)
+                mask = torch.where(any_seen, seen, 1).log().to(q.dtype)
+            else:
+                mask = seen | ~any_seen
+            mask = mask[:, None, None]
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             y = y * any_seen[:, None, None].to(y.dtype)
         return self.proj(y.transpose(1, 2).flatten(2))

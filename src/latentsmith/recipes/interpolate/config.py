@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @RECIPES.register(
-    "interpolate", help="decoded paths between images, or between a generator's noise"
+    "interpolate", help="paths between images, or between a generator's noises or prompts"
 )
 @schema
 class InterpolateConfig(RecipeConfig):
@@ -39,18 +39,22 @@ class InterpolateConfig(RecipeConfig):
     """Encodes the images and decodes the path. With a generator: the folder its own autoencoder is
     in now; left out: the one it names."""
     generator: Path | None = None
-    """Folder of a saved generator: walk between its starting noises instead of images."""
+    """Folder of a saved generator: walk between its starting noises, or prompts, and not images."""
     sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=HeunConfig)
     """Of the generator: from noise to latents."""
     guidance: Annotated[GuidanceConfig, OneOf(GUIDANCE)] = field(default_factory=NoGuidanceConfig)
     """Of the generator."""
     labels: list[str | int] = field(default_factory=list)
     """Of the generator: the class of each path, in turn; left out: all in turn."""
+    prompts: list[str] = field(default_factory=list)
+    """Of a generator that reads texts. One: what all paths between noises show. An even number:
+    walk from the first to the second, from the third to the fourth … instead, each path from one
+    noise, so that nothing but the text changes."""
     path: Literal["lerp", "slerp"] | None = None
     """Straight (lerp) or along the sphere (slerp); left out: lerp between images, slerp between
-    noises, which lie near a sphere."""
+    noises, which lie near a sphere. Between prompts always straight."""
     pairs: Annotated[int, Field(ge=1)] = 4
-    """Paths, one a row of the grid; of image files as many as there are pairs."""
+    """Paths, one a row of the grid; of image files or prompts as many as there are pairs."""
     steps: Annotated[int, Field(ge=2)] = 9
     """Images per path, both ends included."""
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -58,15 +62,37 @@ class InterpolateConfig(RecipeConfig):
 
     def __post_init__(self) -> None:
         if self.generator is not None:
-            if self.images:
-                raise ValueError("images and generator are both set: walk between one or the other")
+            self._check_told()
             return
+        if self.prompts or self.labels:
+            raise ValueError(
+                f"{'prompts' if self.prompts else 'labels'} are for a generator to show, and there "
+                "is only an autoencoder: give generator=FOLDER"
+            )
         if self.autoencoder.source == SCRATCH:
             raise ValueError("no autoencoder: give autoencoder.source a hub id or folder")
         if len(self.images) % 2:
             raise ValueError(f"{len(self.images)} images make no pairs: give an even number")
         if not self.images and self.data is None:
             raise ValueError("nothing to walk between: choose data=…, images=[…] or generator=…")
+
+    def _check_told(self) -> None:
+        """What the generator is to do."""
+        if self.images:
+            raise ValueError("images and generator are both set: walk between one or the other")
+        if self.prompts and self.labels:
+            raise ValueError("prompts and labels are both given: say what to show in one way")
+        if len(self.prompts) > 1 and len(self.prompts) % 2:
+            raise ValueError(
+                f"{len(self.prompts)} prompts make no pairs: give an even number (paths from the "
+                "first to the second, the third to the fourth …), or one (paths between noises "
+                "that show it)"
+            )
+        if len(self.prompts) > 1 and self.path == "slerp":
+            raise ValueError(
+                "path=slerp is for latents and noises: paths between prompts are straight, leave "
+                "path out"
+            )
 
     def stages(self) -> list[Stage]:
         """One: walk and write."""
@@ -75,8 +101,7 @@ class InterpolateConfig(RecipeConfig):
         return [Stage("paths", "decode the paths", lambda run: interpolate(self, run))]
 
     def dry_run(self, run: "Run") -> None:
-        """Build the model; decodes nothing."""
+        """Build the model, read images and prompts; makes no path."""
         from latentsmith.recipes.interpolate.stages import walk_of
 
-        walk_of(self)
-        print(f"{self.pairs} paths of {self.steps} images")
+        print(f"{len(walk_of(self).ends)} paths of {self.steps} images")

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from latentsmith.data.decode import Mode, decode_image
 from latentsmith.data.loader import Loader
 from latentsmith.data.subset import subset
 from latentsmith.errors import UserError
+from latentsmith.metrics.interpolation import Path
 from latentsmith.metrics.interpolation import path as path_of
 from latentsmith.recipes.interpolate.config import InterpolateConfig
 from latentsmith.sampling.generator import LatentGenerator
-from latentsmith.sampling.labels import labels_of
 from latentsmith.sampling.noise import starting_noise
+from latentsmith.sampling.prompts import between
+from latentsmith.sampling.wanted import Wanted
 from latentsmith.training.grids import save_grid, save_images
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
@@ -29,9 +32,20 @@ from latentsmith.utils.seeding import generator as random
 
 log = logging.getLogger(__name__)
 
-Walk = tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Tensor], list[str]]
-"""Starts and ends [P, C, h, w], what turns points [N, C, h, w] of paths [N] into images, and what
-each path joins."""
+
+@dataclass
+class Walk:
+    """P paths.
+
+    Attributes:
+        path: lerp or slerp.
+        ends: what each joins [P].
+        images: of which path [N], how far along it in [0, 1] [N] → images [N, C, H, W] in [0, 1].
+    """
+
+    path: Path
+    ends: list[str]
+    images: Callable[[Tensor, Tensor], Tensor]
 
 
 def interpolate(cfg: InterpolateConfig, run: Run) -> None:
@@ -45,32 +59,28 @@ def interpolate(cfg: InterpolateConfig, run: Run) -> None:
         raise UserError("interpolate runs in one process: start it without torchrun")
     if run.stage_done("paths"):
         return
-    start, end, to_images, ends = walk_of(cfg, team.device)
-    kind = cfg.path or ("lerp" if cfg.generator is None else "slerp")
-    weights = torch.linspace(0, 1, cfg.steps).repeat(len(start))  # [P * steps], path by path
-    of_path = torch.arange(len(start)).repeat_interleave(cfg.steps)
-    points = path_of(kind)(start[of_path], end[of_path], weights)
-    images = torch.cat(
-        [
-            to_images(z, paths)
-            for z, paths in zip(
-                points.split(cfg.batch_size), of_path.split(cfg.batch_size), strict=True
-            )
-        ]
-    )
-    names = [f"{p:03}-{s:03}" for p in range(len(start)) for s in range(cfg.steps)]
+    walk = walk_of(cfg, team.device)
+    count = len(walk.ends)
+    of_path = torch.arange(count).repeat_interleave(cfg.steps)  # [P * steps], path by path
+    weights = torch.linspace(0, 1, cfg.steps).repeat(count)
+    parts = zip(of_path.split(cfg.batch_size), weights.split(cfg.batch_size), strict=True)
+    images = torch.cat([walk.images(paths, along) for paths, along in parts])
+    names = [f"{p:03}-{s:03}" for p in range(count) for s in range(cfg.steps)]
     save_images(images, run.path / "images", names)
     save_grid(images, run.path / "paths.png", columns=cfg.steps)
-    write_json(run.path / "paths.json", {"settings": to_dict(cfg), "path": kind, "ends": ends})
+    record = {"settings": to_dict(cfg), "path": walk.path, "ends": walk.ends}
+    write_json(run.path / "paths.json", record)
     run.mark_done("paths", {"images": run.path / "images"})
-    log.info("%d paths of %d images in %s", len(start), cfg.steps, run.path / "paths.png")
+    log.info("%d paths of %d images in %s", count, cfg.steps, run.path / "paths.png")
 
 
 def walk_of(cfg: InterpolateConfig, device: torch.device | str = "cpu") -> Walk:
     """What is walked between. Raises UserError for what cannot be had."""
-    if cfg.generator is not None:
-        return _between_noises(cfg, cfg.generator, device)
-    return _between_images(cfg, device)
+    if cfg.generator is None:
+        return _between_images(cfg, device)
+    given = None if cfg.autoencoder.source == SCRATCH else cfg.autoencoder.source
+    generator = LatentGenerator.load(cfg.generator, autoencoder=given, device=device)
+    return (_between_prompts if len(cfg.prompts) > 1 else _between_noises)(cfg, generator)
 
 
 @torch.no_grad()
@@ -79,13 +89,15 @@ def _between_images(cfg: InterpolateConfig, device: torch.device | str) -> Walk:
     images, names = _files(cfg) if cfg.images else _held_out(cfg)
     parts = [autoencoder.encode(x.to(device)).mode().cpu() for x in images.split(cfg.batch_size)]
     latents = torch.cat(parts)
+    path = cfg.path or "lerp"
+    move = path_of(path)
 
-    def to_images(z: Tensor, _: Tensor) -> Tensor:
+    def images_at(of_path: Tensor, along: Tensor) -> Tensor:
+        z = move(latents[2 * of_path], latents[2 * of_path + 1], along)
         with torch.no_grad():
             return autoencoder.decode(z.to(device)).clamp(0, 1).cpu()
 
-    ends = [f"{a} to {b}" for a, b in zip(names[::2], names[1::2], strict=True)]
-    return latents[::2], latents[1::2], to_images, ends
+    return Walk(path, _joined(names), images_at)
 
 
 def _files(cfg: InterpolateConfig) -> tuple[Tensor, list[str]]:
@@ -119,21 +131,44 @@ def _held_out(cfg: InterpolateConfig) -> tuple[Tensor, list[str]]:
     return images, [f"{dataset.name}[{row}]" for row in rows.tolist()]
 
 
-def _between_noises(cfg: InterpolateConfig, folder: Path, device: torch.device | str) -> Walk:
-    given = cfg.autoencoder.source
-    given = None if given == SCRATCH else given
-    generator = LatentGenerator.load(folder, autoencoder=given, device=device)
-    shape, paths = generator.backbone.latent_shape, torch.arange(cfg.pairs)
+def _between_noises(cfg: InterpolateConfig, generator: LatentGenerator) -> Walk:
+    paths = torch.arange(cfg.pairs)
+    wanted = Wanted.of(generator, paths, prompts=cfg.prompts, labels=cfg.labels)
+    shape = generator.backbone.latent_shape
     start, end = (starting_noise(cfg.seed, 2 * paths + side, shape) for side in (0, 1))
-    labels = labels_of(paths, cfg.labels, generator.info.classes)
+    path = cfg.path or "slerp"
+    move = path_of(path)
 
-    def to_images(z: Tensor, of_path: Tensor) -> Tensor:
-        # by the path's number: along one path stochastic samplers add one noise
-        latents = generator.sample_latents(
-            of_path, noise=z, labels=None if labels is None else labels[of_path],
-            sampler=cfg.sampler, guidance=cfg.guidance, seed=cfg.seed, batch_size=cfg.batch_size,
-        )  # fmt: skip
-        return generator.decode(latents, batch_size=cfg.batch_size)
+    def images_at(of_path: Tensor, along: Tensor) -> Tensor:
+        noise = move(start[of_path], end[of_path], along)
+        return _images(cfg, generator, of_path, noise=noise, **wanted.of_rows(of_path))
 
     ends = [f"noise {2 * p} to {2 * p + 1} of seed {cfg.seed}" for p in paths.tolist()]
-    return start, end, to_images, ends
+    return Walk(path, ends, images_at)
+
+
+def _between_prompts(cfg: InterpolateConfig, generator: LatentGenerator) -> Walk:
+    said = generator.prompt(cfg.prompts)
+
+    def images_at(of_path: Tensor, along: Tensor) -> Tensor:
+        start, end = ({name: v[2 * of_path + side] for name, v in said.items()} for side in (0, 1))
+        return _images(cfg, generator, of_path, condition=between(start, end, along))
+
+    return Walk("lerp", _joined(cfg.prompts), images_at)
+
+
+def _images(
+    cfg: InterpolateConfig, generator: LatentGenerator, of_path: Tensor, **given: Any
+) -> Tensor:
+    """One for each point of paths [N]. Noise is by the path's number: along one path stochastic
+    samplers add the same."""
+    latents = generator.sample_latents(
+        of_path, sampler=cfg.sampler, guidance=cfg.guidance, seed=cfg.seed,
+        batch_size=cfg.batch_size, **given,
+    )  # fmt: skip
+    return generator.decode(latents, batch_size=cfg.batch_size)
+
+
+def _joined(names: list[str]) -> list[str]:
+    """What paths join: the first and the second, the third and the fourth …"""
+    return [f"{a} to {b}" for a, b in zip(names[::2], names[1::2], strict=True)]

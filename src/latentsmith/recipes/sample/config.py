@@ -62,9 +62,7 @@ class SampleConfig(RecipeConfig):
 
     def dry_run(self, run: "Run") -> None:
         """Load the generator with its autoencoder; samples nothing."""
-        import torch
+        from latentsmith.recipes.sample.stages import load, wanted_of
 
-        from latentsmith.recipes.sample.stages import Wanted, load
-
-        Wanted.of(self, load(self), torch.arange(self.count))
+        wanted_of(self, load(self))
         print(f"{self.count} images by {self.sampler.kind}, guidance {self.guidance.kind}")

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentsmith.backbones.base import Condition
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
 from latentsmith.diffusion.denoiser import Denoiser
 from latentsmith.errors import UserError
 from latentsmith.recipes.sample.config import SampleConfig
 from latentsmith.sampling.generator import LatentGenerator
-from latentsmith.sampling.labels import labels_of
+from latentsmith.sampling.wanted import Wanted
 from latentsmith.training.grids import save_grid, write_images
 from latentsmith.training.team import Team
 from latentsmith.utils.counter import Counter
@@ -50,18 +48,17 @@ def sample(cfg: SampleConfig, run: Run) -> None:
     weights = state_digest(generator.backbone.state_dict())
     if run.stage_done("samples") and run.summary("samples").get("weights") == weights:
         return
-    numbers = torch.arange(cfg.first, cfg.first + cfg.count)
-    wanted = Wanted.of(cfg, generator, numbers)
-    names = [f"{number:06}" for number in numbers.tolist()]
+    wanted = wanted_of(cfg, generator)
+    names = [f"{number:06}" for number in wanted.numbers.tolist()]
     shown, kept = [], []
     with atomic_folder(run.path / "images") as folder, Counter("sampling", cfg.count) as count:
-        for rows, latents, images in make(cfg, generator, numbers, wanted):
+        for rows, latents, images in make(cfg, generator, wanted):
             # written as they come: a data set's worth of images does not fit in memory
             write_images(images, folder, [names[row] for row in rows.tolist()])
             shown += images[: SHOWN - len(shown)]
             kept += [latents] if cfg.latents else []
             count(int(rows[-1]) + 1)
-    columns = wanted.columns(len(shown))
+    columns = _columns(len(cfg.prompts), len(shown))
     save_grid(torch.stack(shown), run.path / "samples.png", columns=columns)
     if cfg.latents:
         with atomic_path(run.path / "latents.safetensors") as tmp:
@@ -85,63 +82,30 @@ def load(cfg: SampleConfig, device: torch.device | str = "cpu") -> LatentGenerat
     return LatentGenerator.load(cfg.generator, autoencoder=cfg.autoencoder, device=device)
 
 
-@dataclass
-class Wanted:
-    """What each of N images is to show.
+def wanted_of(cfg: SampleConfig, generator: LatentGenerator) -> Wanted:
+    """What the images are to show. Raises UserError for what the generator does not take."""
+    numbers = torch.arange(cfg.first, cfg.first + cfg.count)
+    return Wanted.of(generator, numbers, prompts=cfg.prompts, labels=cfg.labels)
 
-    Attributes:
-        numbers: of the images [N].
-        labels: class of each [N]; None where there are none, or prompts.
-        prompts: taken in turn; [] where there are none.
-        said: what the prompts say, [P, …] by name.
-    """
 
-    numbers: Tensor
-    labels: Tensor | None
-    prompts: list[str]
-    said: Condition
-
-    @classmethod
-    def of(cls, cfg: SampleConfig, generator: LatentGenerator, numbers: Tensor) -> "Wanted":
-        """Read prompts and classes. Raises UserError for those the generator does not take."""
-        if cfg.prompts:
-            return cls(numbers, None, cfg.prompts, generator.prompt(cfg.prompts))
-        return cls(numbers, labels_of(numbers, cfg.labels, generator.info.classes), [], {})
-
-    def of_rows(self, rows: Tensor) -> dict[str, Any]:
-        """Arguments of `LatentGenerator.sample_latents` for some of the images [B]."""
-        if not self.prompts:
-            return {"labels": None if self.labels is None else self.labels[rows]}
-        turn = self.numbers[rows] % len(self.prompts)
-        return {"condition": {name: value[turn] for name, value in self.said.items()}}
-
-    def told(self) -> tuple[list[int | None], list[str | None]]:
-        """Class and prompt of each image."""
-        nothing: list[None] = [None] * len(self.numbers)
-        turns = (self.numbers % max(1, len(self.prompts))).tolist()
-        return (
-            [*nothing] if self.labels is None else self.labels.tolist(),
-            [self.prompts[n] for n in turns] if self.prompts else [*nothing],
-        )
-
-    def columns(self, shown: int) -> int | None:
-        """Of a grid of so many images: as square as it goes with one prompt in each column; None:
-        the grid's own."""
-        each, root = len(self.prompts), math.ceil(math.sqrt(shown))
-        return None if not 1 < each <= 2 * root else each * max(1, root // each)
+def _columns(prompts: int, shown: int) -> int | None:
+    """Of a grid of so many images: as square as it goes with one prompt in each column; None: the
+    grid's own."""
+    root = math.ceil(math.sqrt(shown))
+    return None if not 1 < prompts <= 2 * root else prompts * max(1, root // prompts)
 
 
 def make(
-    cfg: SampleConfig, generator: LatentGenerator, numbers: Tensor, wanted: Wanted
+    cfg: SampleConfig, generator: LatentGenerator, wanted: Wanted
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(rows of ``numbers`` [B], raw latents [B, C, h, w], images [B, C, H, W] in [0, 1]), batch by
+    """(rows of ``wanted`` [B], raw latents [B, C, h, w], images [B, C, H, W] in [0, 1]), batch by
     batch."""
     how: dict[str, Any] = {"sampler": cfg.sampler, "guidance": cfg.guidance, "seed": cfg.seed}
     if cfg.weak is not None:
         how["weak"] = _weak(generator, cfg.weak)
-    for rows in torch.arange(len(numbers)).split(cfg.batch_size):
+    for rows in torch.arange(len(wanted.numbers)).split(cfg.batch_size):
         latents = generator.sample_latents(
-            numbers[rows], **wanted.of_rows(rows), batch_size=cfg.batch_size, **how
+            wanted.numbers[rows], **wanted.of_rows(rows), batch_size=cfg.batch_size, **how
         )
         yield rows, latents, generator.decode(latents, batch_size=cfg.batch_size)
 
