@@ -16,18 +16,24 @@ from latentsmith.registry import OneOf, Registry
 class Setting:
     """One field of a config class, seen from the outside."""
 
+    config: type
+    """The class."""
     name: str
     hint: Any
     """The annotation with its metadata."""
     default: Any
     """``dataclasses.MISSING`` when the user must give it."""
-    help: str
     section: type | None = None
     """The nested config class, when the field is (or maps to) one."""
     registry: Registry | None = None
     """The registry to choose from, when the field is (or maps to) a choice."""
     mapping: bool = False
     """True for ``dict[str, section or choice]``."""
+
+    @property
+    def help(self) -> str:
+        """The text under it. Read from the source when it is asked for: composing needs none."""
+        return field_help(self.config).get(self.name, "")
 
     @property
     def required(self) -> bool:
@@ -72,16 +78,13 @@ def _target(hint: Any) -> tuple[type | None, Registry | None, bool]:
 def settings_of(config: type) -> dict[str, Setting]:
     """The settings of a config dataclass, in order, inherited ones included."""
     hints = get_type_hints(config, include_extras=True)
-    helps = field_help(config)
     found = {}
     for f in fields(config):
         default = f.default
         if default is MISSING and f.default_factory is not MISSING:
             default = f.default_factory()
         section, registry, mapping = _target(hints[f.name])
-        found[f.name] = Setting(
-            f.name, hints[f.name], default, helps.get(f.name, ""), section, registry, mapping
-        )
+        found[f.name] = Setting(config, f.name, hints[f.name], default, section, registry, mapping)
     return found
 
 
