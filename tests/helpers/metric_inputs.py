@@ -60,6 +60,7 @@ def _world(size: int = 16) -> dict:
         "field": _draw(N, 2, 6, 7, seed=12).tanh(),
         "field_ref": _draw(N, 2, 6, 7, seed=13).tanh(),
         "known": _draw(N, 42, seed=14) > 0.5,
+        "field_draws": _draw(N, 3, 2, 6, 7, seed=20).tanh(),
         "ids": _draw(N, 10, seed=15).mul(3).abs().long() + 1,
         "ids_ref": _draw(N, 10, seed=16).mul(3).abs().long() + 1,
         "masked": _draw(N, 10, seed=17) > 0,

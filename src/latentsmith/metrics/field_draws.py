@@ -14,6 +14,7 @@ from torch import Tensor
 from latentsmith.errors import UserError
 from latentsmith.metrics.checks import check_finite
 from latentsmith.metrics.field_values import decibels, squared_error
+from latentsmith.metrics.registry import metric
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class DrawScores:
     mean: Tensor
     """PSNR in dB of the mean of the draws."""
     spread: Tensor
-    """(1 + 1/K) variance of the draws over the squared error of their mean: 1 when calibrated,
-    below when the draws differ less than they err."""
+    """(1 + 1/K) variance of the draws over the squared error of their mean, see `draws_spread`."""
     expected_gain: float
     """How far ``mean`` lies above ``single`` for calibrated draws: 10 log10(2K / (K + 1)) dB."""
 
@@ -60,3 +60,38 @@ def draw_scores(draws: Tensor, truth: Tensor) -> DrawScores:
         spread=(1 + 1 / count) * variance / of_mean.clamp_min(1e-12),
         expected_gain=10 * math.log10(2 * count / (count + 1)),
     )
+
+
+def spread_per_sample(field_draws: Tensor, field_ref: Tensor) -> Tensor:
+    """Spread over error [N] of each signal; see `draws_spread`."""
+    if field_draws.ndim != field_ref.ndim + 1:
+        raise UserError(
+            f"draws must be [N, K, …] of truth's [N, …], got {list(field_draws.shape)} and "
+            f"{list(field_ref.shape)}."
+        )
+    check_finite(field_draws, "draws")  # which names the sample
+    return draw_scores(field_draws.transpose(0, 1), field_ref).spread
+
+
+@metric(
+    "draws_spread",
+    help="variance of the draws of a field over the error of their mean (1: calibrated)",
+    inputs=("field_draws", "field_ref"),
+    higher_is_better=None,
+    per_sample=spread_per_sample,
+)
+def draws_spread(field_draws: Tensor, field_ref: Tensor) -> float:
+    """Mean over signals of (1 + 1/K) s² / mean |mean of draws - truth|², s² the unbiased variance
+    of the K draws, averaged over points.
+
+    Where draws and truth come from one distribution the mean of K draws errs by its own variance
+    s²/K and the truth's s². 1: the draws say how uncertain they are; below: they differ less than
+    they err (too sure); above: they differ more (too wide).
+
+    Args:
+        field_draws: [N, K, C, …], K >= 2. field_ref: the truth [N, C, …]. Both in [-1, 1].
+
+    Raises:
+        UserError: shapes differ, one draw, NaN.
+    """
+    return float(spread_per_sample(field_draws, field_ref).mean())

@@ -4,7 +4,7 @@ A decoder whose queries mix gives another value at one point when other points a
 it. A code that depends on where samples fell says something about the mask. Neither needs truth.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ Decode = Callable[[Tensor], Tensor]
 """coordinates [B, M, d] → values [B, M, C], the codes of B signals already inside."""
 Encode = Callable[[Tensor, Tensor], Tensor]
 """coordinates [B, N, d], values [B, N, C] → codes [B, …]."""
+OTHERWISE = ("one", "1 %", "10 %", "permuted", "repeated")
+"""How points are asked again, see `query_invariance`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,12 @@ class Agreement:
 
 @torch.no_grad()
 def query_invariance(
-    decode: Decode, coordinates: Tensor, generator: torch.Generator
+    decode: Decode,
+    coordinates: Tensor,
+    generator: torch.Generator,
+    *,
+    ways: Collection[str] = OTHERWISE,
+    whole: Tensor | None = None,
 ) -> dict[str, Agreement]:
     """Points decoded with all others against the same points decoded otherwise.
 
@@ -40,6 +47,8 @@ def query_invariance(
         decode: see `Decode`.
         coordinates: [B, M, d], M >= 2, e.g. a grid.
         generator: chooses the subsets; on the CPU.
+        ways: which of `OTHERWISE` are tried.
+        whole: what ``decode`` makes of all of them [B, M, C], where it is known already.
 
     Returns:
         ``one``: a single point; ``1 %`` and ``10 %`` of the points; ``permuted``: all in another
@@ -51,7 +60,8 @@ def query_invariance(
     count = coordinates.shape[1]
     if count < 2:
         raise UserError(f"query invariance needs at least 2 points, got {count}.")
-    whole = _decoded(decode, coordinates)
+    if whole is None:
+        whole = _decoded(decode, coordinates)
     mixed = torch.randperm(count, generator=generator).to(coordinates.device)
     one, tenth = mixed[:1], mixed[: max(1, count // 10)]
     subsets = {
@@ -64,6 +74,7 @@ def query_invariance(
     return {
         name: _agree(_decoded(decode, coordinates[:, index]), whole[:, index])
         for name, index in subsets.items()
+        if name in ways
     }
 
 

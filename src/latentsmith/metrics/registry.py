@@ -24,7 +24,7 @@ Input = Literal[
     "latents", "reference", "labels", "maps", "images", "recon", "features", "features_ref",
     "train", "train_labels", "test", "test_labels", "encode", "decode", "extract", "distance",
     "tokens", "tokens_ref", "predicted_labels", "pixel_labels", "found_scenes", "asked_scenes",
-    "edits", "field", "field_ref", "known", "ids", "ids_ref", "masked",
+    "edits", "field", "field_ref", "known", "field_draws", "ids", "ids_ref", "masked",
     "nll", "nll_ref",
 ]  # fmt: skip
 """What a metric may ask for.
@@ -37,6 +37,7 @@ predicted_labels, pixel_labels int [N, H, W] (found, true) · found_scenes, aske
 int [N, 1 + K, 4], edits int [N, 9, 4] (`latentsmith.metrics.shapes_judge.tables`) · field,
 field_ref: values of fields at the same lattice points [N, C, …] in [-1, 1] (found, true or found
 otherwise) with 1 to 3 axes · known bool [N, L]: which of their L points a model was given ·
+field_draws [N, K, C, …]: K draws of each field ·
 ids, ids_ref int64 [N, L]: token rows of texts (written, true; `latentsmith.data.text.tokens`) ·
 masked bool [N, L]: which tokens were hidden · nll, nll_ref [N, …]: nats per token of texts given
 their own latent and another's.

@@ -62,6 +62,7 @@ TERMS = {
     "agreement": Term("Agreement of two decodings", "reconstruction"),
     "roughness": Term("Roughness over the truth's", "reconstruction"),
     "residual_correlation": Term("Correlation of neighbouring errors", "reconstruction"),
+    "draws_spread": Term("Spread of draws over their error", "reconstruction"),
     "pairdist_pearson": Term("Distance correlation (Pearson)", "geometry", "permuted"),
     "pairdist_spearman": Term("Distance correlation (Spearman)", "geometry", "permuted"),
     "pairdist_stress": Term("Distance stress", "geometry"),

@@ -44,11 +44,22 @@ def test_known_points_keep_their_values_and_planes_stay_planes(method, dims):
         torch.testing.assert_close(found, plane, rtol=0, atol=tolerance)
     corners = interpolate(method, where, what, grid(2, dims)[None].double())  # outside the hull
     assert corners.shape == (2, 2**dims, 3) and corners.isfinite().all()
-    if method != "thin_plate":
+    if method not in ("thin_plate", "kriging"):
         assert corners.max() <= what.max() and corners.min() >= what.min()
 
 
-@pytest.mark.parametrize("method", ["nearest", "linear", "cubic", "thin_plate"])
+def test_kriging_is_the_mean_of_a_gaussian_process():
+    """Of the covariance K - r^1.8, whose mean is 0, for a large K: then its level is free."""
+    where, what, _ = known(2)
+    what = what.sin() + where.square().sum(2, keepdim=True)
+    asked = grid(5)[None].double()
+    among, across = (1e6 - torch.cdist(x, where[:1]) ** 1.8 for x in (where[:1], asked))
+    process = across @ torch.linalg.solve(among, what[:1])
+    found = interpolate("kriging", where[:1], what[:1], asked)
+    torch.testing.assert_close(found, process, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["nearest", "linear", "cubic", "thin_plate", "kriging"])
 def test_points_in_one_place_count_as_one(method):
     where, what, _ = known(2)
     twice = interpolate(
@@ -85,6 +96,7 @@ def test_on_photographs_structure_pays():
     mse = {method: float(e.square().mean()) for method, e in error.items()}
     assert mse["mean"] > 2 * mse["nearest"]
     assert mse["nearest"] > 1.1 * mse["linear"] > 1.1 * mse["thin_plate"]
+    assert mse["kriging"] == pytest.approx(mse["thin_plate"], rel=0.1)
 
 
 def test_errors():

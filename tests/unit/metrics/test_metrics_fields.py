@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from latentsmith.data.fields import grid
 from latentsmith.errors import UserError
+from latentsmith.metrics import METRICS, Stamp
 from latentsmith.metrics.field_draws import draw_scores
 from latentsmith.metrics.field_invariance import input_stability, query_invariance
 from latentsmith.metrics.field_paths import gradient_energy, path_shape
@@ -168,6 +169,21 @@ def test_a_function_of_the_coordinate_is_invariant_to_the_other_queries():
     assert query_invariance(following, c, rng)["permuted"].worst > 0.01
 
 
+def test_only_the_ways_asked_for_are_decoded():
+    c, asked = grid(20).expand(3, -1, -1), []
+
+    def decode(points):
+        asked.append(points.shape[1])
+        return mixing(points)
+
+    all_ways = query_invariance(mixing, c, torch.Generator().manual_seed(0))
+    found = query_invariance(
+        decode, c, torch.Generator().manual_seed(0), ways=("10 %", "permuted"), whole=mixing(c)
+    )
+    assert asked == [40, 400] and list(found) == ["10 %", "permuted"]
+    assert all(torch.equal(one.psnr, all_ways[way].psnr) for way, one in found.items())
+
+
 def test_decoders_that_answer_something_else():
     rng = torch.Generator()
     with pytest.raises(UserError, match=r"decode gave \[1, 3, 2\] for coordinates"):
@@ -229,6 +245,11 @@ def test_calibrated_draws_score_3_db_below_their_mean():
     gain = scores.mean - scores.single
     assert float(gain.mean()) == pytest.approx(scores.expected_gain, abs=0.1)
     assert float(scores.spread.mean()) == pytest.approx(1, abs=0.05)
+    rows = METRICS["draws_spread"].measure(
+        draws.transpose(0, 1), truth, stamp=Stamp("d", 40), resamples=50
+    )
+    assert rows.value == pytest.approx(float(scores.spread.mean()))
+    assert rows.interval is not None and rows.interval[0] < 1 < rows.interval[1]
     narrow = draw_scores(centers + 0.3 * (draws - centers), truth)
     assert narrow.spread.max() < 0.2 and (narrow.mean - narrow.single).max() < 1
     with pytest.raises(UserError, match="at least 2 draws"):

@@ -20,6 +20,8 @@ from latentsmith.training.team import Team
 
 MAIN = "main"
 """The arm with the recipe's own decoder; those of ``compare`` have their names."""
+UNTRAINED = "untrained"
+"""The same before its first step, in tables: where its tokens carry planes, it is kriging."""
 
 
 def stage_of(arm: str) -> str:

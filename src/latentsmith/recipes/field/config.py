@@ -80,7 +80,7 @@ class EvaluateConfig:
     """Pixels coarser than the finest are means of the decoded function over their cell, where the
     decoder is a function (values of one point are compared, too: agreement)."""
     interpolation: list[str] = dataclasses.field(
-        default_factory=lambda: ["mean", "nearest", "linear", "cubic", "thin_plate"]
+        default_factory=lambda: ["mean", "nearest", "linear", "cubic", "thin_plate", "kriging"]
     )
     """Methods without learning, in the same table."""
     draws: Annotated[int, Field(ge=2)] = 4

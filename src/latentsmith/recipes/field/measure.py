@@ -6,7 +6,8 @@ that learn nothing are in the same table, since what does not beat them is no re
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -18,13 +19,14 @@ from latentsmith.backbones.mixers import Points
 from latentsmith.config.run import Run
 from latentsmith.data.fields import grid
 from latentsmith.data.fields.interpolation import bicubic, interpolate
-from latentsmith.metrics.base import Measurement, Stamp
+from latentsmith.encoders.base import Encoder
+from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.field_draws import draw_scores
 from latentsmith.metrics.field_invariance import query_invariance
 from latentsmith.metrics.field_values import across_scales
 from latentsmith.metrics.registry import METRICS
-from latentsmith.recipes.field.autoencoders import MAIN, Autoencoders
+from latentsmith.recipes.field.autoencoders import MAIN, UNTRAINED, Autoencoders
 from latentsmith.recipes.field.config import FieldConfig, Flow
 from latentsmith.recipes.field.flows import Flows
 from latentsmith.recipes.field.inputs import Inputs
@@ -37,6 +39,8 @@ SHOWN = 8
 """Images kept for the report's grids."""
 Decode = Callable[[Tensor], Tensor]
 """Coordinates [M, d] → values [n, M, C] of all held-out fields."""
+Plain = dict[int, Tensor]
+"""Side R → values at pixels' centers [n, C, R, R]."""
 
 
 class Measurer:
@@ -45,11 +49,27 @@ class Measurer:
     def __init__(self, cfg: FieldConfig, inputs: Inputs, team: Team, autoencoders: Autoencoders):
         self.cfg, self.inputs, self.team, self.autoencoders = cfg, inputs, team, autoencoders
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        """In whose features images are compared."""
+        return self.cfg.evaluate.encoder.build().to(self.team.device)
+
+    @cached_property
+    def true_features(self) -> Tensor:
+        """Of the truth at the finest side, [n, D]."""
+        return self.features(self.inputs.at(max(self.cfg.evaluate.resolutions)))
+
+    def features(self, values: Tensor) -> Tensor:
+        """Of images [n, C, R, R] in [-1, 1], [n, D]."""
+        return self._in_batches(lambda x: self.encoder.vector((x + 1) / 2), values.clamp(-1, 1))
+
     def methods(self, run: Run) -> Iterator[tuple[str, Callable[[], LatentCard]]]:
         """(name, what measures it), in the order of the report's table."""
         for name in self.cfg.evaluate.interpolation:
             yield name, partial(self.interpolated, name)
         yield "bicubic_of_all", self.bicubic
+        if self.cfg.field.latent.planes:  # else its first values are noise
+            yield UNTRAINED, self.untrained
         for arm in (MAIN, *self.cfg.compare):
             yield arm, partial(self.autoencoder, run, arm)
         for flow in self.cfg.flows.make:
@@ -64,7 +84,7 @@ class Measurer:
         def decode(asked: Tensor) -> Tensor:
             return interpolate(name, coordinates, values, asked[None]).float()
 
-        return self._compared(decode, name, supersample=False)
+        return self._compared(decode, self._plain(decode), name, supersample=False)
 
     def bicubic(self) -> LatentCard:
         """The ceiling without a learned prior: enlarged from *all* points of the lattice."""
@@ -75,21 +95,24 @@ class Measurer:
         return card
 
     @torch.no_grad()
+    def untrained(self) -> LatentCard:
+        """The autoencoder before its first step: what the rest of its row adds is learned."""
+        autoencoder = self.autoencoders.config(MAIN).build().to(self.team.device).eval()
+        return self._decoded(autoencoder, self.codes(autoencoder), UNTRAINED)
+
+    @torch.no_grad()
     def autoencoder(self, run: Run, arm: str) -> LatentCard:
         """Phase 1's reconstructions, and what its code tells."""
         autoencoder = self.autoencoders.load(run, arm)
         codes = self.codes(autoencoder)
-
-        def decode(asked: Tensor) -> Tensor:
-            return self._in_batches(lambda z: autoencoder.decode_at(z, asked.to(z.device)), codes)
-
-        card = self._compared(decode, arm, supersample=autoencoder.config.decoder.exact)
+        card = self._decoded(autoencoder, codes, arm)
         if arm == MAIN:
             card.figures |= self._shown()
             flow = LatentFlow(self.cfg, self.inputs, self.team, self.autoencoders)
             measured = measure_latent(
-                self.cfg, self.inputs, self.team, flow.load(run), codes, self._stamp(arm)
-            )
+                self.cfg, self.inputs, self.team, flow.load(run), self.encoder, codes,
+                self._stamp(arm),
+            )  # fmt: skip
             card.extend(measured)
         return card
 
@@ -103,8 +126,9 @@ class Measurer:
         def decode(asked: Tensor, seed: int = 0) -> Tensor:
             return self._drawn(network, tokens, points, asked, seed)
 
-        card = self._compared(decode, flow, supersample=network.config.decoder.exact)
-        self._draws(card, decode, flow)
+        plain = self._plain(decode)
+        card = self._compared(decode, plain, flow, supersample=network.config.decoder.exact)
+        self._draws(card, decode, plain, flow)
         return card
 
     # Parts ----------------------------------------------------------------------------------------
@@ -113,6 +137,15 @@ class Measurer:
         """Codes of the given points, [n, z, h, w] on the CPU."""
         coordinates, values, _ = self.inputs.given
         return self._in_batches(autoencoder.encode_points, coordinates, values)
+
+    def _decoded(self, autoencoder: FieldAutoencoder, codes: Tensor, name: str) -> LatentCard:
+        """What an autoencoder's decoder makes of codes [n, z, h, w]."""
+
+        def decode(asked: Tensor) -> Tensor:
+            return self._in_batches(lambda z: autoencoder.decode_at(z, asked.to(z.device)), codes)
+
+        exact = autoencoder.config.decoder.exact
+        return self._compared(decode, self._plain(decode), name, supersample=exact)
 
     def _shown(self) -> dict[str, Tensor]:
         """The truth at every side, and the given points on their lattice (others grey)."""
@@ -154,10 +187,15 @@ class Measurer:
 
         return self._in_batches(draw, tokens, points, numbers)
 
-    def _compared(self, decode: Decode, name: str, *, supersample: bool = True) -> LatentCard:
+    def _plain(self, decode: Decode) -> Plain:
+        """Values at the pixels' centers, by side."""
+        return {s: _as_image(decode(grid(s)), s) for s in self.cfg.evaluate.resolutions}
+
+    def _compared(
+        self, decode: Decode, plain: Plain, name: str, *, supersample: bool
+    ) -> LatentCard:
         """Fidelity, agreement, invariance and roughness of one decoder."""
         card, e = LatentCard(), self.cfg.evaluate
-        plain = {side: _as_image(decode(grid(side)), side) for side in e.resolutions}
         for side, values in plain.items():
             fine = _supersampling(side, max(plain)) if supersample and e.supersample else 1
             if fine > 1:  # a pixel is a mean over its cell
@@ -166,7 +204,7 @@ class Measurer:
                 values = F.avg_pool2d(whole, fine)
             self._fidelity(card, values, side, name)
         self._agreement(card, plain, name)
-        self._invariance(card, decode, name)
+        self._invariance(card, decode, plain, name)
         return card
 
     def _stamp(self, name: str, **detail: object) -> Stamp:
@@ -189,9 +227,22 @@ class Measurer:
                     metric, values.clamp(-1, 1), truth, known,
                     stamp=stamp, label=label, resamples=resamples,
                 )  # fmt: skip
+        if side == max(self.cfg.evaluate.resolutions):  # encoders enlarge what is small
+            self._perceptual(card, values, label, stamp)
         card.figures[label] = ((values[:SHOWN] + 1) / 2).clamp(0, 1)
 
-    def _agreement(self, card: LatentCard, plain: dict[int, Tensor], name: str) -> None:
+    def _perceptual(self, card: LatentCard, values: Tensor, label: str, stamp: Stamp) -> None:
+        """How far an encoder's features are from the truth's."""
+        space = self.encoder.name
+        apart = (self.features(values) - self.true_features).double().square().mean(1)
+        card.measurements.append(
+            METRICS["perceptual_distance"].from_samples(
+                apart, stamp=replace(stamp, space=space), suffix=f"{label}_{space}",
+                resamples=self.cfg.evaluate.resamples,
+            )
+        )  # fmt: skip
+
+    def _agreement(self, card: LatentCard, plain: Plain, name: str) -> None:
         """Between the decodings at the coarsest side and at the finest odd multiple of it."""
         coarse = min(plain)
         odd = [side for side in plain if side > coarse and side % coarse == 0
@@ -204,12 +255,15 @@ class Measurer:
                 stamp=self._stamp(name), resamples=self.cfg.evaluate.resamples,
             )  # fmt: skip
 
-    def _invariance(self, card: LatentCard, decode: Decode, name: str) -> None:
+    def _invariance(self, card: LatentCard, decode: Decode, plain: Plain, name: str) -> None:
         """Points asked alone, or in another order, against the same among all."""
-        points = grid(self.cfg.field.lattice).expand(len(self.inputs.truth), -1, -1)
-        rng = generator(self.cfg.seed, "invariance")
-        found = query_invariance(lambda asked: decode(asked[0]), points, rng)
-        for label, what in (("subset", "10 %"), ("permuted", "permuted")):
+        side, ways = self.cfg.field.lattice, {"subset": "10 %", "permuted": "permuted"}
+        points = grid(side).expand(len(self.inputs.truth), -1, -1)
+        found = query_invariance(
+            lambda asked: decode(asked[0]), points, generator(self.cfg.seed, "invariance"),
+            ways=ways.values(), whole=plain[side].flatten(2).mT if side in plain else None,
+        )  # fmt: skip
+        for label, what in ways.items():
             card.measurements.append(
                 METRICS["agreement"].from_samples(
                     found[what].psnr, suffix=f"queries_{label}",
@@ -218,14 +272,18 @@ class Measurer:
                 )
             )  # fmt: skip
 
-    def _draws(self, card: LatentCard, decode: Callable[..., Tensor], name: str) -> None:
-        """PSNR of single draws and of their mean, at the first side above the lattice (they are
-        many). Draws of the true posterior lie 3 dB below its mean."""
+    def _draws(
+        self, card: LatentCard, decode: Callable[..., Tensor], plain: Plain, name: str
+    ) -> None:
+        """PSNR of single draws and of their mean, and how far draws lie apart, at the first side
+        above the lattice (they are many). Draws of the true posterior lie 3 dB below its mean."""
         e = self.cfg.evaluate
         above = [side for side in e.resolutions if side > self.cfg.field.lattice]
         side = min(above, default=max(e.resolutions))
-        draws = torch.stack([_as_image(decode(grid(side), seed), side) for seed in range(e.draws)])
-        scores = draw_scores(draws, self.inputs.at(side))
+        others = [_as_image(decode(grid(side), seed), side) for seed in range(1, e.draws)]
+        draws = torch.stack([plain[side], *others])  # the first has seed 0
+        truth = self.inputs.at(side)
+        scores = draw_scores(draws, truth)
         stamp = self._stamp(name, draws=e.draws, expected_gain=scores.expected_gain)
         for what, values in (("single_draw", scores.single), ("mean_of_draws", scores.mean)):
             card.measurements.append(
@@ -233,8 +291,10 @@ class Measurer:
                     values, stamp=stamp, suffix=f"{side}_{what}", resamples=e.resamples
                 )
             )
-        spread = float(scores.spread.mean())
-        card.measurements.append(Measurement("draws_spread", spread, stamp, metric="draws_spread"))
+        card.add(
+            "draws_spread", draws.transpose(0, 1), truth, stamp=stamp, label=str(side),
+            resamples=e.resamples,
+        )  # fmt: skip
 
 
 def _as_image(values: Tensor, side: int) -> Tensor:

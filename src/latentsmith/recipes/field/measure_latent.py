@@ -7,12 +7,15 @@ from torch import Tensor
 
 from latentsmith.autoencoders.field.model import FieldAutoencoder
 from latentsmith.data.loader import Loader
+from latentsmith.encoders.base import Encoder
 from latentsmith.metrics.base import Measurement, Stamp
 from latentsmith.metrics.card import LatentCard
 from latentsmith.metrics.field_paths import path_shape
 from latentsmith.metrics.interpolation import path_grid
 from latentsmith.metrics.intervals import bootstrap_mean, percentiles
-from latentsmith.recipes.field.config import FieldConfig
+from latentsmith.metrics.path_length import mean_speed, speed_cv
+from latentsmith.metrics.registry import METRICS
+from latentsmith.recipes.field.config import EvaluateConfig, FieldConfig
 from latentsmith.recipes.field.inputs import Inputs
 from latentsmith.sampling.generator import LatentGenerator
 from latentsmith.sampling.many import Score, made_latents
@@ -31,6 +34,7 @@ def measure_latent(
     inputs: Inputs,
     team: Team,
     generator: LatentGenerator,
+    encoder: Encoder,
     codes: Tensor,
     stamp: Stamp,
 ) -> LatentCard:
@@ -38,24 +42,35 @@ def measure_latent(
 
     Args:
         generator: the latent flow, with its autoencoder.
+        encoder: in whose features images are compared.
         codes: of the held-out sparse points [n, z, h, w].
     """
     assert isinstance(generator.autoencoder, FieldAutoencoder)
-    card = _generated(cfg, inputs, team, generator, stamp)
-    card.extend(_paths(cfg, generator.autoencoder, codes, stamp))
+    real = _features(encoder, (inputs.truth + 1) / 2, cfg.evaluate.batch_size)
+    card = _generated(cfg, team, generator, (encoder, real), stamp)
+    card.extend(_paths(cfg, generator.autoencoder, (encoder, real), codes, stamp))
     return card.extend(_probe(cfg, inputs, generator.autoencoder, codes, stamp))
+
+
+Seen = tuple[Encoder, Tensor]
+"""An encoder, and its features [n, D] of the held-out images."""
+
+
+@torch.no_grad()
+def _features(encoder: Encoder, images: Tensor, batch_size: int) -> Tensor:
+    """Of images [n, C, H, W] in [0, 1], [n, D] on the CPU."""
+    device = next(encoder.parameters()).device
+    parts = images.clamp(0, 1).split(batch_size)
+    return torch.cat([encoder.vector(part.to(device)).cpu() for part in parts])
 
 
 @torch.no_grad()
 def _generated(
-    cfg: FieldConfig, inputs: Inputs, team: Team, generator: LatentGenerator, stamp: Stamp
+    cfg: FieldConfig, team: Team, generator: LatentGenerator, seen: Seen, stamp: Stamp
 ) -> LatentCard:
     """Images from noise against held-out ones."""
     e = cfg.evaluate
-    encoder = e.encoder.build().to(team.device)
-    real = (inputs.truth + 1) / 2
-    rows = [encoder.vector(x.to(team.device)).cpu() for x in real.split(e.batch_size)]
-    spaces = [reference_features(encoder, torch.cat(rows))]
+    spaces = [reference_features(*seen)]
     how = Score(e.generated, e.batch_size, e.sampler, e.guidance, e.resamples)
     made = replace(stamp, count=e.generated, ema=bool(generator.info.training.get("ema")))
     with made_latents(generator, how, team) as latents:
@@ -67,7 +82,7 @@ def _generated(
 
 @torch.no_grad()
 def _paths(
-    cfg: FieldConfig, autoencoder: FieldAutoencoder, codes: Tensor, stamp: Stamp
+    cfg: FieldConfig, autoencoder: FieldAutoencoder, seen: Seen, codes: Tensor, stamp: Stamp
 ) -> LatentCard:
     """From one held-out field's code to another's, decoded; beside the blend of their pixels."""
     card, count = LatentCard(), min(cfg.evaluate.paths, len(codes) // 2)
@@ -85,11 +100,37 @@ def _paths(
                 interval=None if draws is None else percentiles(draws),
             )
         )  # fmt: skip
-    blend = torch.lerp(
-        frames[:1, :1], frames[:1, -1:], torch.linspace(0, 1, STEPS)[None, :, None, None, None]
-    )
+    where = torch.linspace(0, 1, STEPS)[None, :, None, None, None]
+    blend = torch.lerp(frames[:, :1], frames[:, -1:], where)
+    for way, images in (("codes", frames), ("pixels", blend)):
+        _seen_path(card, images, seen, way, cfg.evaluate, made)
     card.figures |= {"path": frames[0].clamp(0, 1), "blend": blend[0].clamp(0, 1)}
     return card
+
+
+def _seen_path(
+    card: LatentCard, frames: Tensor, seen: Seen, way: str, e: EvaluateConfig, stamp: Stamp
+) -> None:
+    """An encoder's view of paths [P, S, C, H, W]: how long, how even, and how far their middles
+    are from real images."""
+    encoder, real = seen
+    found = _features(encoder, frames.flatten(0, 1), e.batch_size).unflatten(0, frames.shape[:2])
+    speeds = found.double().diff(dim=1).square().mean(2) * (frames.shape[1] - 1) ** 2  # [P, S - 1]
+    made = replace(stamp, space=encoder.name)
+    for metric, values in (
+        ("path_length", mean_speed(speeds)),
+        ("path_length_cv", speed_cv(speeds)),
+    ):
+        card.measurements.append(
+            METRICS[metric].from_samples(
+                values, stamp=made, suffix=f"{way}_{encoder.name}", resamples=e.resamples
+            )
+        )
+    middles = found[:, frames.shape[1] // 2]
+    card.add(
+        "off_manifold", middles, real, stamp=stamp, space=encoder.name, label=way,
+        resamples=e.resamples,
+    )  # fmt: skip
 
 
 @torch.no_grad()
