@@ -41,16 +41,18 @@ class Splits:
         return draw(self.train, self._probe_count)
 
     def _open(self, split: Split) -> Dataset:
-        """Whoever of those that share the cache (the processes of this machine, or of all machines,
-        and other runs) comes first fetches what is missing and reads it through; the others find
-        what it left. A lock and no collective: a split may be asked for by the main process alone,
-        and one that raises holds up nobody."""
+        """Of several processes, whoever of those that share the cache (of this machine, or of all)
+        comes first fetches what is missing and reads it through; the others find what it left. A
+        lock and no collective: a split may be asked for by the main process alone, and one that
+        raises holds up nobody."""
         cache = cache_root() / "data"
-        settings = json_digest(repr(self._data))[:16]
-        with first_alone(cache / f"{self._data.kind}-{split}-{settings}"):
-            dataset = self._data.build(split, cache)
-            if is_distributed():
+        if is_distributed():
+            settings = json_digest(repr(self._data))[:16]
+            with first_alone(cache / f"{self._data.kind}-{split}-{settings}"):
+                dataset = self._data.build(split, cache)
                 dataset.digest  # noqa: B018 - all need it: a folder's files are read once, by one
+        else:
+            dataset = self._data.build(split, cache)
         if rank() == 0:
             log.info("data: %s, %d images, from %s", dataset.name, len(dataset), dataset.origin)
         return dataset
