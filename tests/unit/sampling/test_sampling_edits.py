@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from helpers.tiny_models import tiny_clip_text
-from helpers.tiny_text_generator import tiny_text_generator
 from latentsmith.diffusion.vp import VPPathConfig
 from latentsmith.encoders.text.clip_text import ClipTextConfig
 from latentsmith.errors import UserError
@@ -25,17 +24,6 @@ from latentsmith.sampling.samplers.sde import SdeConfig
 from latentsmith.sampling.variation import variation
 
 HOW = {"sampler": EulerConfig(steps=4), "guidance": NoGuidanceConfig()}
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("classes")
-    return tiny_text_generator(folder, classes=["a", "b", "c"])
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    return tiny_text_generator(tmp_path_factory.mktemp("texts"))
 
 
 @pytest.fixture(scope="module")

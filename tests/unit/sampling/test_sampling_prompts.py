@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from helpers.tiny_text_generator import tiny_text_generator
 from latentsmith.errors import UserError
 from latentsmith.sampling.guidance.cfg import CfgConfig
 from latentsmith.sampling.prompts import between
@@ -12,17 +11,6 @@ from latentsmith.sampling.wanted import Wanted
 
 SHORT, LONG = "cat", "a small red house of the large dog"
 HOW = {"sampler": EulerConfig(steps=3), "guidance": CfgConfig(scale=2)}
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    return tiny_text_generator(tmp_path_factory.mktemp("texts"))
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("classes")
-    return tiny_text_generator(folder, classes=["a", "b", "c"])
 
 
 @pytest.fixture(scope="module")
