@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from helpers.explored import field_run, image_run
 from helpers.tiny_text_generator import tiny_text_generator
@@ -121,6 +123,29 @@ def test_classes_of_a_run_and_a_saved_generator(here):
     assert len(images) == len(again) == 2
     by_text, _ = walked("runs/mmreg", *prompts(A), "pairs=1", out="texts")
     assert len(by_text) == 1, "the last generator reads texts"
+
+
+def test_the_same_again_is_not_made_again_but_another_image_or_generator_is(here):
+    for name, color in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (20, 20), color).save(name)
+    shutil.copytree("runs/psvae/training", "training")
+    between = ["training/autoencoder", "images=[a.png,b.png]", "transform.resolution=16"]
+    for words, out in ((between, "files"), (["training/dit", *prompts(A, B)], "prompts")):
+        first, _ = walked(*words, out=out)
+        file = Path(out, "images/000-000.png")
+        made_at = file.stat().st_mtime_ns
+        walked(*words, out=out)
+        assert file.stat().st_mtime_ns == made_at
+        Image.new("RGB", (20, 20), "green").save("a.png")
+        trained_again("training/dit")
+        again, _ = walked(*words, out=out)
+        assert not torch.equal(again[0][1], first[0][1])
+
+
+def trained_again(folder):
+    """Other weights at a generator's place."""
+    [file] = Path(folder, "backbone").glob("*.safetensors")
+    save_file({name: w + 0.1 for name, w in load_file(file).items()}, file)
 
 
 def test_without_a_generator_in_mind_it_is_between_images(here, capsys):

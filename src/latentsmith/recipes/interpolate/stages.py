@@ -27,6 +27,7 @@ from latentsmith.sampling.wanted import Wanted
 from latentsmith.training.grids import save_grid, save_images
 from latentsmith.training.team import Team
 from latentsmith.utils.cache import cache_root
+from latentsmith.utils.digest import json_digest, state_digest
 from latentsmith.utils.files import write_json
 from latentsmith.utils.seeding import generator as random
 
@@ -40,16 +41,19 @@ class Walk:
     Attributes:
         path: lerp or slerp.
         ends: what each joins [P].
+        digest: of all that may be another without a setting that says so: weights, images.
         images: of which path [N], how far along it in [0, 1] [N] → images [N, C, H, W] in [0, 1].
     """
 
     path: Path
     ends: list[str]
+    digest: str
     images: Callable[[Tensor, Tensor], Tensor]
 
 
 def interpolate(cfg: InterpolateConfig, run: Run) -> None:
     """Write ``paths.png`` (a row for each path), ``images/<path>-<step>.png`` and ``paths.json``.
+    Made again only when the model or an image at its place has become another.
 
     Raises:
         UserError: models, data or image files that cannot be had, or several processes.
@@ -57,9 +61,9 @@ def interpolate(cfg: InterpolateConfig, run: Run) -> None:
     team = Team.join(several_objectives=False)
     if team.world_size > 1:
         raise UserError("interpolate runs in one process: start it without torchrun")
-    if run.stage_done("paths"):
-        return
     walk = walk_of(cfg, team.device)
+    if run.stage_done("paths") and run.summary("paths").get("digest") == walk.digest:
+        return
     count = len(walk.ends)
     of_path = torch.arange(count).repeat_interleave(cfg.steps)  # [P * steps], path by path
     weights = torch.linspace(0, 1, cfg.steps).repeat(count)
@@ -70,7 +74,7 @@ def interpolate(cfg: InterpolateConfig, run: Run) -> None:
     save_grid(images, run.path / "paths.png", columns=cfg.steps)
     record = {"settings": to_dict(cfg), "path": walk.path, "ends": walk.ends}
     write_json(run.path / "paths.json", record)
-    run.mark_done("paths", {"images": run.path / "images"})
+    run.mark_done("paths", {"images": run.path / "images", "digest": walk.digest})
     log.info("%d paths of %d images in %s", count, cfg.steps, run.path / "paths.png")
 
 
@@ -97,7 +101,8 @@ def _between_images(cfg: InterpolateConfig, device: torch.device | str) -> Walk:
         with torch.no_grad():
             return autoencoder.decode(z.to(device)).clamp(0, 1).cpu()
 
-    return Walk(path, _joined(names), images_at)
+    digest = json_digest([autoencoder.digest(), state_digest({"images": images})])
+    return Walk(path, _joined(names), digest, images_at)
 
 
 def _files(cfg: InterpolateConfig) -> tuple[Tensor, list[str]]:
@@ -144,7 +149,7 @@ def _between_noises(cfg: InterpolateConfig, generator: LatentGenerator) -> Walk:
         return _images(cfg, generator, of_path, noise=noise, **wanted.of_rows(of_path))
 
     ends = [f"noise {2 * p} to {2 * p + 1} of seed {cfg.seed}" for p in paths.tolist()]
-    return Walk(path, ends, images_at)
+    return Walk(path, ends, _weights(generator), images_at)
 
 
 def _between_prompts(cfg: InterpolateConfig, generator: LatentGenerator) -> Walk:
@@ -154,7 +159,11 @@ def _between_prompts(cfg: InterpolateConfig, generator: LatentGenerator) -> Walk
         start, end = ({name: v[2 * of_path + side] for name, v in said.items()} for side in (0, 1))
         return _images(cfg, generator, of_path, condition=between(start, end, along))
 
-    return Walk("lerp", _joined(cfg.prompts), images_at)
+    return Walk("lerp", _joined(cfg.prompts), _weights(generator), images_at)
+
+
+def _weights(generator: LatentGenerator) -> str:
+    return state_digest(generator.backbone.state_dict())
 
 
 def _images(
