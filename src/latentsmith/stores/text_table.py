@@ -139,7 +139,8 @@ class TextTable(nn.Module):
     def _rows(self, samples: Tensor) -> Tensor:
         """Rows int64 [B] of samples' texts. Raises UserError as `condition`."""
         rows = self.of_sample
-        if samples.device.type == "cpu":
+        samples = samples.to(rows.device)
+        if rows.device.type == "cpu":
             wrong = (samples < 0) | (samples >= len(rows))
             wrong |= rows[samples.clamp(0, len(rows) - 1)] == NONE
             if bool(wrong.any()):
