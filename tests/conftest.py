@@ -29,6 +29,19 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def gpu():
+    """The machine's GPU, or one that is not there (`helpers.pretend_cuda`): what the CPU cannot
+    tell apart, tensors of two devices, is refused by both."""
+    from helpers.pretend_cuda import pretend_cuda
+
+    if torch.cuda.is_available():
+        yield torch.device("cuda", 0)
+    else:
+        with pretend_cuda():
+            yield torch.device("cuda", 0)
+
+
 @pytest.fixture(scope="session")
 def tiny_pipelines(tmp_path_factory):
     """``tiny_pipelines("sd15")``: folder of a tiny Stable Diffusion pipeline (sd15, sd21, sdxl),

@@ -281,13 +281,11 @@ def test_every_setting_has_help(name):
     assert not missing and BACKBONES[name].help
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @ALL
-def test_the_same_on_cuda(name):
+def test_the_same_on_a_gpu(name, gpu):
     network = randomized(make(name))
     z, t, condition = inputs(name)
     expected = network(z, t, condition).sample
-    there = network.cuda()(z.cuda(), t.cuda(), {k: v.cuda() for k, v in condition.items()})
+    there = network.to(gpu)(z.to(gpu), t.to(gpu), {k: v.to(gpu) for k, v in condition.items()})
     assert there.sample.is_cuda
     torch.testing.assert_close(there.sample.cpu(), expected, rtol=1e-3, atol=1e-3)

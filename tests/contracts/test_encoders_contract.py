@@ -76,6 +76,14 @@ def test_the_config_says_whether_there_are_tokens(name, tmp_path, images):
 
 
 @ALL
+def test_on_a_gpu(name, tmp_path, images, gpu):
+    encoder = make(name, tmp_path).to(gpu)
+    out = encoder(images.to(gpu))
+    assert out.pooled.device == gpu and encoder.vector(images.to(gpu)).device == gpu
+    assert out.tokens is None or out.tokens.device == gpu
+
+
+@ALL
 def test_vectors_depend_on_the_image_and_on_nothing_else(name, tmp_path, images):
     encoder, images = make(name, tmp_path), images[:2]
     together = encoder.vector(images)

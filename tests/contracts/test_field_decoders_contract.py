@@ -26,6 +26,15 @@ def test_shape_and_gradients(name):
 
 
 @ALL
+def test_on_a_gpu(name, gpu):
+    autoencoder = field_autoencoder(name).to(gpu)
+    given, asked = [x.to(gpu) for x in points()], points(33, seed=1)[0].to(gpu)
+    values = autoencoder.decode_at(autoencoder.encode_points(*given), asked)
+    values.square().sum().backward()
+    assert values.device == gpu and all(p.grad.device == gpu for p in autoencoder.parameters())
+
+
+@ALL
 def test_starts_at_the_blend_of_planes(name):
     autoencoder = field_config(name).build()
     (where, values), asked = points(), points(9, seed=1)[0]

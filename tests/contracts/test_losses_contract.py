@@ -62,6 +62,19 @@ def test_a_term_is_a_finite_scalar_with_gradient_into_the_encoder(name):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_a_term_on_a_gpu(name, gpu):
+    toy, term = Toy().double(), regularizer(name)
+    here, parts = term(toy_view(toy, toy_batch()))
+    toy, term = toy.to(gpu), term.to(gpu)
+    data = {key: value.to(gpu) for key, value in toy_batch().items()}
+    there, parts = term(toy_view(toy, data, step_noise_on=gpu))
+    there.backward()
+    assert there.device == gpu and all(part.device == gpu for part in parts.values())
+    if name != "eqvae":  # draws another turn there
+        assert there.item() == pytest.approx(here.item())
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_term_says_what_it_reads(name):
     """It works with no more than its config asks for."""
     config, data, toy = LOSSES[name].config(), toy_batch(), Toy().double()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from helpers.metric_inputs import N, metric_inputs
 from latentsmith.errors import UserError
@@ -47,6 +48,15 @@ def test_gives_a_finite_measurement_with_its_protocol(name):
         assert m.interval[0] <= m.interval[1]
         assert m.stamp.detail["resamples"] == 20
     json.dumps(m.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tensors_may_be_on_a_gpu(name, gpu):
+    inputs = metric_inputs(name)
+    expected = METRICS[name](*inputs)
+    there = tree_map(lambda x: x.to(gpu) if isinstance(x, torch.Tensor) else x, inputs)
+    m = METRICS[name].measure(*there, stamp=Stamp("d/val", N), resamples=3)
+    assert m.value == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ALL)

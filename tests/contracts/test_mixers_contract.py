@@ -44,6 +44,15 @@ def test_shape_dtype_and_gradients(name, dims):
 
 
 @ALL
+def test_on_a_gpu(name, gpu):
+    x, where = inputs(dtype=torch.float32)
+    mixer = make(name).to(gpu)
+    y = mixer(x.to(gpu), Points(where.to(gpu)))
+    y.square().sum().backward()
+    assert y.device == gpu and all(p.grad.device == gpu for p in mixer.parameters())
+
+
+@ALL
 def test_the_order_in_which_points_are_given_does_not_matter(name):
     x, where = inputs()
     mixer, order = make(name).double(), torch.randperm(x.shape[1])

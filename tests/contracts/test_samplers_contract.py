@@ -193,17 +193,15 @@ def test_gradients_pass(name):
     assert grad.isfinite().all() and (grad > 0).all()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
-def test_the_same_samples_on_cuda(name):
+def test_the_same_samples_on_a_gpu(name, gpu):
     path = LinearPath()
     z = starting_noise(0, range(6), (2, 5)).double()
     here, there = (
         sampler(name).sample(
             Gaussian(path), z.to(at), path=path, noise=NoiseSource(0, range(6), device=at)
         )
-        for at in ("cpu", "cuda")
+        for at in ("cpu", gpu)
     )
     assert there.device.type == "cuda"
     torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-6)

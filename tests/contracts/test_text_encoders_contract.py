@@ -51,6 +51,12 @@ def test_shapes_types_and_no_graph(name, tmp_path):
 
 
 @ALL
+def test_on_a_gpu(name, tmp_path, gpu):
+    out = make(name, tmp_path).to(gpu)(TEXTS)
+    assert out.embedding.device == out.sequence.device == out.mask.device == gpu
+
+
+@ALL
 def test_values_depend_on_the_text_and_on_nothing_else(name, tmp_path):
     encoder = make(name, tmp_path)
     together = encoder(TEXTS)

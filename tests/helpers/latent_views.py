@@ -57,6 +57,7 @@ def view(
     reconstruction: Callable[[Tensor, Tensor], Tensor] = squared,
     step: int = 0,
     smallest: int = 1,
+    step_noise_on: torch.device | str = "cpu",
 ) -> LatentView:
     """What a regularizer sees of these images in one step."""
     latent = encode(images)
@@ -67,7 +68,7 @@ def view(
         decode=decode,
         reconstruction=reconstruction,
         objective=reconstruction(decode(latent), images),
-        step_noise=lambda name: generator(step, name),
+        step_noise=lambda name: generator(step, name, device=step_noise_on),
         tokens={} if tokens is None else {NAME: tokens},
         last_weight=last,
         smallest=smallest,

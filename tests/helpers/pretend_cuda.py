@@ -5,7 +5,7 @@ device a tensor says so, and what a GPU would refuse is refused: two devices in 
 generator for a draw there, ``numpy()`` of what is there. So code for a GPU runs where there is
 none, up to kernels and time.
 
-Not seen: ``torch.compile``, and operations that move a tensor without saying so.
+Not seen: ``torch.compile``, sparse tensors, and operations that move a tensor without saying so.
 """
 
 import contextlib
@@ -64,7 +64,8 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    found = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [t for t in found if t.layout == torch.strided]
 
 
 class _Move(torch.autograd.Function):
@@ -131,9 +132,8 @@ class _Generator(torch.Generator):
 def _check_generator(func: Any, kwargs: dict[str, Any], where: torch.device) -> None:
     found = getattr(kwargs.get("generator"), "device", where)
     if found.type != where.type:
-        raise RuntimeError(
-            f"{func.__name__}: expected a '{where.type}' device type for generator but found '{found.type}'"
-        )
+        told = f"expected a '{where.type}' device type for generator but found '{found.type}'"
+        raise RuntimeError(f"{func.__name__}: {told}")
 
 
 class _Functions(TorchFunctionMode):
@@ -156,7 +156,9 @@ class _Functions(TorchFunctionMode):
         _check_generator(func, kwargs, device)
         if named is None:
             out = func(*args, **kwargs)
-            return put(out, place(out)) if isinstance(out, Tensor) else out
+            for tensor in _tensors([out]):
+                put(tensor, place(tensor))
+            return out
         out = func(*args, **kwargs, device=device if device.type == "meta" else HERE)
         if device.type == "meta":
             return out

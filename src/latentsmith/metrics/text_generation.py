@@ -214,7 +214,7 @@ def text_distinct_2(ids: Tensor, *, texts: int = 1_000) -> float:
 
 def _lexsort(ids: Tensor) -> Tensor:
     """Order int64 [N] that sorts rows."""
-    order = torch.arange(len(ids))
+    order = torch.arange(len(ids), device=ids.device)
     for column in ids.flip(1).unbind(1):
         order = order[column[order].sort(stable=True).indices]
     return order
@@ -231,7 +231,7 @@ def memorized_per_sample(ids: Tensor, ids_ref: Tensor, *, n: int = 4) -> Tensor:
     _, code = torch.cat([grams, known]).unique(dim=0, return_inverse=True)
     found = torch.isin(code[: len(grams)], code[len(grams) :]).double()
     _, place, counts = sample.unique(return_inverse=True, return_counts=True)
-    return torch.zeros(len(counts), dtype=torch.float64).index_add_(0, place, found) / counts
+    return found.new_zeros(len(counts)).index_add_(0, place, found) / counts
 
 
 @metric(

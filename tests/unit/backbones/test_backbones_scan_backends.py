@@ -98,12 +98,10 @@ def test_limits_of_mamba_ssm_are_told():
         state.sum().backward()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 @pytest.mark.parametrize("scan", ["selective", "ssd"])
-def test_on_cuda(scan):
+def test_on_a_gpu(scan, gpu):
     """chunk, and mamba_ssm where it is there, against the reference on the GPU."""
-    device = torch.device("cuda", 0)
+    device = gpu
     from latentsmith.backbones.scan.backends.chunk import ChunkBackend
     from latentsmith.backbones.scan.backends.reference import ReferenceBackend
 

@@ -173,6 +173,11 @@ def test_distinct_pairs():
     assert text_distinct_2(many, texts=50) > text_distinct_2(many)
 
 
+def test_distinct_pairs_of_a_draw_on_a_gpu(gpu):
+    many = drawn(300, 4)
+    assert text_distinct_2(many.to(gpu), texts=50) == text_distinct_2(many, texts=50)
+
+
 def test_memorized_runs_of_four():
     train = rows((3, 4, 5, 6, 7), (8, 8, 8, 8))
     ids = rows((9, 3, 4, 5, 6), (8, 8, 8, 8), (3, 4, 5), (6, 7, 8, 8))

@@ -36,6 +36,13 @@ def test_a_label_finds_its_class_and_the_last_text_is_empty(encoder, classes):
     assert table(torch.tensor([1, 1])).shape == (2, *want.shape[1:])
 
 
+def test_it_may_be_on_another_device_than_the_labels(classes, gpu):
+    labels = torch.tensor([1, 0])
+    table, text = TextTable.of(classes).to(gpu), TextTable.of(classes)(labels)
+    assert torch.equal(table(labels).cpu(), text)
+    assert table.condition(labels.to(gpu))["text"].device == gpu
+
+
 def test_samples_that_share_a_text_share_a_row(encoder, tmp_path):
     texts = Texts.of("captions", ["a", "b", "a", None])
     table = TextTable.of(cache_texts(encoder, texts, tmp_path / "texts"))
