@@ -11,6 +11,7 @@ regression, L2 strength chosen on held-out training *images*. Full-size features
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,10 @@ from latentsmith.errors import UserError
 from latentsmith.metrics.checks import check_count, check_finite, check_labels, check_paired
 from latentsmith.metrics.probes import best_logistic, column_scale, split
 from latentsmith.utils.seeding import generator
+
+Over = Literal["area", "classes"]
+"""What of an image the drawn pixels are spread over evenly: where a class is a few percent of all
+images, pixels by area teach a weak classifier to answer with the background."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,19 @@ class PixelProbe:
 
 
 def fit_pixel_probe(
-    batches: Iterable[tuple[Tensor, Tensor]], *, pixels: int = 32, seed: int = 0
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    pixels: int = 32,
+    over: Over = "area",
+    seed: int = 0,
 ) -> PixelProbe:
-    """Fit on pixels drawn from each image, evenly over its area.
+    """Fit on pixels drawn from each image.
 
     Args:
         batches: feature maps [B, D, h, w] with the pixels' classes int [B, H, W]; kept are
             ``pixels`` x D numbers an image. What is drawn does not depend on the batches.
         pixels: pixels of each image (all, where it has fewer).
+        over: drawn evenly over its area, or over the classes it has.
         seed: seeds which.
 
     Raises:
@@ -66,7 +76,7 @@ def fit_pixel_probe(
     for maps, of_pixels in batches:
         check_finite(maps, "train maps")
         check_paired(maps, of_pixels, "train maps", "pixel labels")
-        where = _draw(range(images, images + len(maps)), of_pixels[0].numel(), pixels, seed)
+        where = _draw(range(images, images + len(maps)), of_pixels.flatten(1), pixels, over, seed)
         features.append(features_at(maps, where, (of_pixels.shape[1], of_pixels.shape[2])))
         labels.append(of_pixels.flatten(1).gather(1, where.to(of_pixels.device)))
         images += len(maps)
@@ -75,10 +85,29 @@ def fit_pixel_probe(
     return _fit(x, torch.cat(labels).to(x.device))
 
 
-def _draw(images: Iterable[int], area: int, pixels: int, seed: int) -> Tensor:
-    """``pixels`` different pixel numbers below ``area`` for each image: int64 [B, P]."""
-    streams = (generator("probe pixels", seed, image) for image in images)
-    return torch.stack([torch.randperm(area, generator=gen)[:pixels] for gen in streams])
+def _draw(images: Iterable[int], labels: Tensor, pixels: int, over: Over, seed: int) -> Tensor:
+    """``pixels`` different pixel numbers for each image, of classes [B, A]: int64 [B, P]."""
+    streams = [generator("probe pixels", seed, image) for image in images]
+    area = labels.shape[1]
+    if over == "area":
+        return torch.stack([torch.randperm(area, generator=gen)[:pixels] for gen in streams])
+    return torch.stack(
+        [
+            _by_class(of_image, pixels, gen)
+            for of_image, gen in zip(labels.cpu(), streams, strict=True)
+        ]
+    )
+
+
+def _by_class(labels: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
+    """Pixel numbers [P], without repeating one, each as likely as its class [A] is rare.
+
+    The smallest of exponential waiting times are a weighted draw without replacement (Efraimidis &
+    Spirakis 2006).
+    """
+    _, place, counts = labels.unique(return_inverse=True, return_counts=True)
+    waits = torch.empty(len(labels), dtype=torch.float64).exponential_(generator=rng)
+    return (waits * counts[place]).argsort()[:pixels]
 
 
 def features_at(maps: Tensor, where: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from latentsmith.encoders.base import Encoder
 from latentsmith.errors import UserError
 from latentsmith.metrics.base import Stamp
 from latentsmith.metrics.card import LatentCard
-from latentsmith.metrics.pixel_probe import fit_pixel_probe
+from latentsmith.metrics.pixel_probe import Over, fit_pixel_probe
 from latentsmith.metrics.segmentation import class_iou, label_counts
 
 Features = Callable[[Tensor], Tensor]
@@ -31,6 +31,9 @@ class SegmentationConfig:
     pixels: Annotated[int, Field(ge=1)] = 32
     """Pixels of each training image the classifier is fitted on. Memory: about 30 bytes for each,
     times images, times the features' width."""
+    over: Over = "area"
+    """Pixels are drawn evenly over the area of an image, or over the classes it has: classes, where
+    some are a few percent of all pixels."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images per call of the encoder."""
     resamples: int = 200
@@ -84,6 +87,7 @@ def measure_segmentation(
                 "train": train.name,
                 "train_count": len(train),
                 "pixels": cfg.pixels,
+                "over": cfg.over,
                 "classes": classes,
             },
         )
@@ -120,9 +124,8 @@ def _segment(
     cfg: SegmentationConfig,
 ) -> tuple[Tensor, Tensor]:
     """Classes found and true of the test images' pixels, int32 [N, H, W] on the CPU."""
-    probe = fit_pixel_probe(
-        _maps(features, train, transform, cfg), pixels=cfg.pixels, seed=cfg.seed
-    )
+    maps = _maps(features, train, transform, cfg)
+    probe = fit_pixel_probe(maps, pixels=cfg.pixels, over=cfg.over, seed=cfg.seed)
     found, true = [], []
     for maps, labels in _maps(features, test, transform, cfg):
         size = (labels.shape[1], labels.shape[2])

@@ -111,6 +111,31 @@ def test_the_seed_and_nothing_else_draws_the_pixels():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_pixels_drawn_over_classes_are_of_rare_classes_as_often():
+    labels = torch.zeros(200, 400, dtype=torch.int64)
+    labels[:, :20], labels[:, 20:24] = 7, 2  # 94 %, 5 % and 1 % of the area
+    where = pixel_probe._draw(range(200), labels, 6, "classes", seed=0)
+    assert where.shape == (200, 6) and all(len(row.unique()) == 6 for row in where)
+    found = labels.gather(1, where).flatten()
+    assert (found == 0).float().mean() == pytest.approx(1 / 3, abs=0.05)
+    assert (found == 7).float().mean() == pytest.approx(1 / 3, abs=0.05)
+    first = where[:, 0]  # of the few, one cannot be drawn twice: its class is rarer in what is left
+    assert (labels[0][first] == 2).float().mean() == pytest.approx(1 / 3, abs=0.1)
+    rows = torch.stack([where[i] for i in (5, 3)])
+    assert torch.equal(pixel_probe._draw((5, 3), labels[:2], 6, "classes", seed=0), rows)
+
+
+def test_a_class_that_is_rare_is_not_lost_to_the_background():
+    """Features that tell little: by area the likeliest is the background everywhere."""
+    train, test = (scenes(200, 24, seed).clamp(max=1) for seed in (0, 1))
+    maps = [x[:, None] + 2.5 * draw(200, 1, 24, 24, seed=n) for n, x in enumerate((train, test))]
+    by_area, by_class = (
+        fit_pixel_probe([(maps[0], train)], over=over).predict(maps[1], (24, 24))
+        for over in ("area", "classes")
+    )
+    assert (by_area == 0).double().mean() > 0.98 > 0.8 > (by_class == 0).double().mean()
+
+
 class Largest(TorchFunctionMode):
     """Numbers in the largest tensor any torch function gives."""
 

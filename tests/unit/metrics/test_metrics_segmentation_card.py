@@ -94,10 +94,10 @@ def test_settings_reach_the_fit(monkeypatch):
         return PixelProbe(torch.zeros(4, 1, dtype=torch.float64), torch.tensor([2]))
 
     monkeypatch.setattr(segmentation_card, "fit_pixel_probe", spy)
-    cfg = SegmentationConfig(batch_size=15, pixels=7, seed=3)
+    cfg = SegmentationConfig(batch_size=15, pixels=7, over="classes", seed=3)
     test = Painted("painted/val", 30, seed=1)
     card = measure_segmentation(Colours(), Painted(), test, TRANSFORM, cfg=cfg)
-    assert seen == 2 * [{"pixels": 7, "seed": 3, "batches": [15, 15, 10]}]
+    assert seen == 2 * [{"pixels": 7, "over": "classes", "seed": 3, "batches": [15, 15, 10]}]
     assert card.get("pixel_accuracy_pixels").value == float((test.true == 2).double().mean())
 
 
