@@ -71,12 +71,24 @@ def test_report_fills_the_sources_table(smoke):
         assert {"psnr", "ssim", "linear_probe_latent", "linear_probe_encoder"} <= set(numbers)
         assert ("feature_mse" in numbers) == ("off_manifold_features" in numbers)
         assert ("feature_mse" in numbers) == (arm != "pixel VAE")
+    assert_table_of_spaces(report)
     targets = {t["name"] for t in report["targets"]}
     assert targets == {
         "pixels: PSNR beyond S-VAE's",
         "semantics: linear probe beyond the pixel VAE's",
         "on manifold: generated images nearer to real ones than RAE's",
     }
+
+
+def assert_table_of_spaces(report):
+    """Four rows, every number there but the attributes, which smoke does not judge."""
+    [table] = report["sections"][0]["items"]
+    assert table["columns"][-1] == "generation: Fréchet distance" and len(table["rows"]) == 4
+    for row in table["rows"]:
+        names = [cell["measurement"]["name"] for cell in row[3:6] + row[7:]]
+        assert names == [
+            "psnr", "linear_probe_latent", "off_manifold_images", "fd_efficientnet_lite0",
+        ]  # fmt: skip
 
 
 def test_rae_is_the_encoder_as_it_is(smoke):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from latentsmith.config.run import Run
 from latentsmith.config.saved import to_dict
+from latentsmith.metrics.base import Measurement
 from latentsmith.metrics.card import LatentCard, joint_difference
 from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.psvae.autoencoders import STAGE
@@ -145,8 +146,9 @@ def _spaces(cfg: PSVAEConfig, run: Run, cards: Cards) -> Section:
     """The source's table, with what was measured."""
     rows: list[list[Cell]] = []
     for arm, card in cards.items():
-        rows.append([NAMES[arm], *_what(cfg, arm), *(card.get(name) for name in COLUMNS.values())])
-    heads = ["latent space", "channels", "KL", *COLUMNS]
+        found = [card.get(name) for name in COLUMNS.values()]
+        rows.append([NAMES[arm], *_what(cfg, arm), *found, _distance(card)])
+    heads = ["latent space", "channels", "KL", *COLUMNS, "generation: Fréchet distance"]
     text = (
         "Semantic: accuracy of a linear probe of the latent's mean over positions. On manifold: "
         "distance of generated images' feature tokens to real ones, over that of real ones to each "
@@ -163,6 +165,11 @@ COLUMNS = {
     "attributes right": "attribute_accuracy_joint",
 }
 """Head → measurement of the table of latent spaces."""
+
+
+def _distance(card: LatentCard) -> Measurement | None:
+    """Fréchet distance of generated images; the encoder's name is a part of its own."""
+    return next((m for m in card if m.metric == "fd" and not m.name.endswith(RECONSTRUCTED)), None)
 
 
 def _what(cfg: PSVAEConfig, arm: Arm) -> list[str]:
