@@ -55,7 +55,7 @@ def _told(tensor: Tensor) -> torch.device | None:
 
 def put(tensor: Tensor, device: torch.device) -> Tensor:
     """It, and all that share its memory, would be there now."""
-    tensor.untyped_storage().pretended = device  # pyright: ignore[reportAttributeAccessIssue]
+    tensor.untyped_storage().pretended = device
     return tensor
 
 
@@ -77,7 +77,7 @@ class _Move(torch.autograd.Function):
         return put(x.clone(), device)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return put(gradient.clone(), ctx.back), None
 
 
@@ -181,7 +181,7 @@ def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _moved_from(x: Tensor, device: torch.device) -> Tensor:
-    return x if place(x) == device else _Move.apply(x, device)  # pyright: ignore[reportReturnType]
+    return x if place(x) == device else _Move.apply(x, device)
 
 
 def _numpy(x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -205,14 +205,14 @@ def _new_tensor(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _own_device(x: Tensor) -> torch.device:
-    real = torch.Tensor.device.__get__(x)  # pyright: ignore[reportAttributeAccessIssue]
+    real = torch.Tensor.device.__get__(x)
     return real if real.type == "meta" else place(x)
 
 
 _ANSWERS: dict[Any, Any] = {
-    Tensor.device.__get__: _own_device,  # pyright: ignore[reportAttributeAccessIssue]
-    Tensor.is_cuda.__get__: lambda x: _own_device(x) == THERE,  # pyright: ignore[reportAttributeAccessIssue]
-    Tensor.is_cpu.__get__: lambda x: _own_device(x) == HERE,  # pyright: ignore[reportAttributeAccessIssue]
+    Tensor.device.__get__: _own_device,
+    Tensor.is_cuda.__get__: lambda x: _own_device(x) == THERE,
+    Tensor.is_cpu.__get__: lambda x: _own_device(x) == HERE,
     Tensor.get_device: lambda x: 0 if place(x) == THERE else -1,
     Tensor.to: _to,
     Tensor.cuda: lambda x, *_, **__: _moved_from(x, THERE),
@@ -245,7 +245,7 @@ class _Autocast(torch.autocast):
 
 def _replace(patch: pytest.MonkeyPatch) -> None:
     """What asks CUDA itself, and who says which device is used."""
-    join = Team.join.__func__  # pyright: ignore[reportFunctionMemberAccess]
+    join = Team.join.__func__
 
     def joined(cls: type[Team], **how: Any) -> Team:
         team = join(cls, **how)
