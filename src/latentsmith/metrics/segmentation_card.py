@@ -124,8 +124,8 @@ def _segment(
     cfg: SegmentationConfig,
 ) -> tuple[Tensor, Tensor]:
     """Classes found and true of the test images' pixels, int32 [N, H, W] on the CPU."""
-    maps = _maps(features, train, transform, cfg)
-    probe = fit_pixel_probe(maps, pixels=cfg.pixels, over=cfg.over, seed=cfg.seed)
+    shown = _maps(features, train, transform, cfg)
+    probe = fit_pixel_probe(shown, pixels=cfg.pixels, over=cfg.over, seed=cfg.seed)
     found, true = [], []
     for maps, labels in _maps(features, test, transform, cfg):
         size = (labels.shape[1], labels.shape[2])
