@@ -75,7 +75,7 @@ def main() -> None:
     rows = []
     with torch.no_grad():
         found = {"field autoencoder": model.decode_at(model.encode_points(*given), where)}
-    for method in ("mean", "nearest", "linear", "cubic", "thin_plate"):
+    for method in ("mean", "nearest", "linear", "cubic", "thin_plate", "kriging"):
         found[method] = interpolate(method, *given, where)
     for name, values in found.items():
         errors = (frame.restore(values) - heights).square().mean((1, 2)).sqrt()

@@ -249,7 +249,7 @@ def crossover(rows: dict[str, dict[str, Any]], name: str) -> str:
     ):
         if later < 0:
             share = gap / (gap - later)
-            return f"{round(math.exp(math.log(n) + share * math.log(m / n)), -1)}"
+            return f"{round(math.exp(math.log(n) + share * math.log(m / n)), -1):.0f}"
     return f"above {lengths[-1]}"
 
 
