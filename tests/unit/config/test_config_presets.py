@@ -2,6 +2,8 @@
 
 import pytest
 
+from latentsmith.autoencoders.field.decoders import DECODERS
+from latentsmith.backbones.mixers import MIXERS
 from latentsmith.config.compose import compose, nodes_of
 from latentsmith.config.fields import settings_of
 from latentsmith.config.saved import from_yaml, to_yaml
@@ -65,3 +67,23 @@ def test_every_kind_can_be_swapped_in_at_smoke_scale(recipe, word):
 @pytest.mark.parametrize("recipe", trained())
 def test_every_recipe_has_the_three_scales(recipe):
     assert set(nodes_of(recipe).presets_of("scale")) >= SCALES
+
+
+@pytest.mark.parametrize("scale", sorted(SCALES))
+@pytest.mark.parametrize(
+    ("recipe", "word"),
+    [
+        *(("field", f"field.mixer={name}") for name in MIXERS.names()),
+        *(("field", f"field.decoder={name}") for name in DECODERS.names()),
+        ("psvae", "text_encoder=minilm"),
+        ("urepa", "text_encoder=minilm"),
+    ],
+)
+def test_what_a_recipe_is_asked_to_swap_can_be_at_every_scale(scale, recipe, word):
+    compose(recipe, [f"scale={scale}", word])
+
+
+def test_another_mixer_leaves_the_source_s_baseline_its_scans():
+    flow = compose("field", ["flows.mamba_flow.mixer=s6"]).flows.mamba_flow
+    assert flow.mixer.curves == ["rows", "columns"]
+    assert flow.mixer.rule == "euler"

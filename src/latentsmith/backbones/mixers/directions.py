@@ -17,6 +17,7 @@ means the same on 32² and on 96² points, a point given twice weighs no more th
 Source: spec/4-field-autoencoder.md "Sequence mixers".
 """
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 import torch
@@ -41,7 +42,7 @@ SHORTEST, LONGEST = 1e-3, 1e-1
 class ScanMixerConfig(MixerConfig):
     """What the scanning mixers share."""
 
-    curves: Curves
+    curves: Curves = field(default_factory=lambda: ["hilbert", "hilbert_t"])
     """The orders that points are scanned in: hilbert, hilbert_t (its transpose), rows, columns."""
     alternate: bool = True
     """Each block scans along one of the curves, in turn, instead of along all of them."""
