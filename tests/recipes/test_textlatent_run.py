@@ -15,6 +15,7 @@ from latentsmith.cli import main
 from latentsmith.config.compose import compose
 from latentsmith.config.run import Run
 from latentsmith.config.sweeps import listed
+from latentsmith.data.text.tokens.base import content
 from latentsmith.errors import UserError
 from latentsmith.metrics.card import LatentCard
 from latentsmith.recipes.textlatent.config import TextLatentRecipe
@@ -186,6 +187,34 @@ def test_the_truth_scores_perfectly_and_other_texts_do_not(smoke, cached):
     assert value["latent_cosine_rolled_reembedded"] < 0.9999
 
 
+def test_a_network_with_linear_paths_starts_at_the_closed_forms_and_learns(place, cached, tmp_path):
+    """After one tiny step it is still the ridge; a training improves on it."""
+    words = [
+        *place[1], "network.linear=true", "baselines.trained=[]",
+        "learn.cycles.t2l2t.weight=0", "learn.cycles.l2t2l.weight=0",
+    ]  # fmt: skip
+    start = tmp_path / "start"
+    few = [*words, "train.samples=32", "train.lr=1e-6"]
+    assert main(["run", "textlatent", *few, "--until", "base", "--out", str(start)]) == 0
+    translator = Translator.load(start / "training/base/model")
+    inputs = Inputs(composed(words), Team.join(several_objectives=False))
+    val = inputs.val.tokens
+    once = torch.tensor([len(set(row)) == len(row) for row in content_of(val)])
+    assert once.sum() > 4
+    found = translator.model.latents_of(val[once], torch.zeros(int(once.sum()), *inputs.val.shape))
+    expected = inputs.ridge(val[once]).view_as(found)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    out = tmp_path / "whole"
+    assert main(["run", "textlatent", *words, "--until", "base", "--out", str(out)]) == 0
+    loss = [r["nll"] for r in records(out, "base", "validation")]
+    assert loss[-1] < loss[0]
+
+
+def content_of(ids):
+    """Token numbers of each text before its end."""
+    return [row[there].tolist() for row, there in zip(ids, content(ids), strict=True)]
+
+
 def test_semi_supervised_controls_and_imports_train(place, cached, tmp_path):
     """A tenth paired, a ridge's latents for a control, latents from files."""
     words = [
@@ -226,6 +255,7 @@ def test_mistakes_are_told(place, cached, tmp_path, capsys):
     assert "leaves no pairs" in told("pairing.paired=0")
     assert "must rise" in told("evaluate.noise=[0.5,0.1]")
     assert "Did you mean 'wordnet'" in told("data=wordnett")
+    assert "set learn.predicts=data" in told("network.linear=true", "learn.predicts=v")
     assert "freeze=separate needs two networks" in told("learn.cycles.t2l2t.freeze=separate")
 
 

@@ -29,12 +29,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentsmith.backbones.blocks.embedders import time_frequencies
 from latentsmith.backbones.blocks.joint import JointBlock, Stream
-from latentsmith.backbones.blocks.modulation import Modulation, modulate
-from latentsmith.backbones.blocks.norms import normalize
 from latentsmith.backbones.blocks.positions import rope_1d
+from latentsmith.backbones.blocks.text_latent import LatentHead, TextHead, TokenEmbedding, TwoTimes
 from latentsmith.backbones.blocks.weights import Constant, Linear, draw
+from latentsmith.backbones.linear_path import BagToLatent, LatentToTokens
 from latentsmith.config.schema import schema
 from latentsmith.errors import UserError
 
@@ -50,9 +49,6 @@ SIZES: dict[Size, tuple[int, int, int, int]] = {
     "small": (256,    6,    4,    8),
     "base":  (512,   12,    8,   16),
 }  # fmt: skip
-
-WAVES = 256
-"""Cosines and sines of each time."""
 
 
 @dataclass
@@ -84,6 +80,10 @@ class MMDiTConfig:
     """Hidden channels of the MLPs, in widths."""
     qk_norm: bool = True
     """RMS norm of each head's queries and keys, with a learned scale."""
+    linear: bool = False
+    """Also linear paths from the latent to tokens and back, past the blocks (see
+    `latentsmith.backbones.linear_path`): for vocabularies and latents that are wide beside the
+    network."""
     share: Share = "streams"
     """What text and latent share: full (both streams use the same blocks), streams (attention
     alone: MMDiT), none (two networks, one for each output: twice the size, and what one learns
@@ -172,69 +172,9 @@ class TextLatentNet(nn.Module):
         """Whose parameter ``name`` is: the text's, the latent's, or both's."""
         raise TypeError(f"{type(self).__name__} has no side()")
 
-
-class TokenEmbedding(nn.Module):
-    """A vector for each token, also the head's matrix. Rows are of about unit length, and are
-    scaled by √W on the way in."""
-
-    def __init__(self, vocabulary: int, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocabulary, width))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Ids [B, L] or weights [B, L, V] → [B, L, W]."""
-        relaxed = tokens.is_floating_point()
-        x = tokens.to(self.weight) @ self.weight if relaxed else F.embedding(tokens, self.weight)
-        return x * math.sqrt(x.shape[-1])
-
-
-class TwoTimes(nn.Module):
-    """Both times through one MLP: [B], [B] → activated condition [B, W]."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.frequencies = Constant(partial(time_frequencies, WAVES // 2, 0))
-        self.fc1 = Linear(2 * WAVES, width)
-        self.fc2 = Linear(width, width)
-
-    def forward(self, t_text: Tensor, t_lat: Tensor) -> Tensor:
-        """Angles are computed in float32 whatever the autocast: in bfloat16, 1000 t is a multiple
-        of 4."""
-        frequencies = self.frequencies()
-        angles = [1000 * t.to(frequencies)[:, None] * frequencies for t in (t_text, t_lat)]
-        waves = torch.cat([f(a) for a in angles for f in (torch.cos, torch.sin)], dim=1)
-        return F.silu(self.fc2(F.silu(self.fc1(waves.to(self.fc1.weight.dtype)))))
-
-
-class TextHead(nn.Module):
-    """From tokens of the text stream to logits, with the embedding's rows as last matrix."""
-
-    def __init__(self, vocabulary: int, width: int):
-        super().__init__()
-        self.modulation = Modulation(width, 2)
-        self.dense = Linear(width, width)
-        self.bias = nn.Parameter(torch.empty(vocabulary))
-
-    def forward(self, x: Tensor, c: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
-        """x [B, L, W], c [B, W], positions [M], embedding rows [V, W] → logits [M, V]."""
-        shift, scale = (v[positions // x.shape[1], 0] for v in self.modulation.vectors(c))
-        x = normalize(x.flatten(0, 1)[positions], "layer")
-        return F.linear(self.dense(modulate(x, shift, scale)), rows, self.bias)
-
-
-class LatentHead(nn.Module):
-    """From tokens of the latent stream back to a latent."""
-
-    def __init__(self, width: int, tokens: int, dimension: int):
-        super().__init__()
-        self.tokens = tokens
-        self.modulation = Modulation(width, 2)
-        self.linear = Linear(tokens * width, dimension)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x [B, K0 K, W], c [B, W] → [B, K0, D]."""
-        x = modulate(normalize(x, "layer"), *self.modulation.vectors(c))
-        return self.linear(x.unflatten(1, (-1, self.tokens)).flatten(2))
+    def linear_paths(self) -> tuple[BagToLatent, LatentToTokens]:
+        """Text → latent and latent → text past the blocks, of networks with ``linear``."""
+        raise TypeError(f"{type(self).__name__} has no linear_paths()")
 
 
 class MMDiT(TextLatentNet):
@@ -271,6 +211,9 @@ class MMDiT(TextLatentNet):
         self.blocks = nn.ModuleList(self._block(n == depth - 1) for n in range(depth))
         self.text_head = TextHead(vocabulary, width) if outputs != "latent" else None
         self.latent_head = LatentHead(width, tokens, dimension) if outputs != "text" else None
+        wide = vocabulary, count * dimension, width
+        self.text_odds = LatentToTokens(*wide) if config.linear and outputs != "latent" else None
+        self.latent_bag = BagToLatent(*wide) if config.linear and outputs != "text" else None
         draw(self, config.init_seed if init_seed is None else init_seed, self._spread)
 
     def _block(self, last: bool) -> JointBlock:
@@ -288,6 +231,8 @@ class MMDiT(TextLatentNet):
         """Every block starts as the identity and both outputs at 0: uniform over all tokens, and
         the latents' mean."""
         if "modulation" in name or name in ("text_head.dense.weight", "latent_head.linear.weight"):
+            return 0.0
+        if name.startswith(("text_odds.", "latent_bag.")):
             return 0.0
         if name == "text_places":
             return 1.0  # as large as a token's embedding on its way in
@@ -312,17 +257,24 @@ class MMDiT(TextLatentNet):
         text = text + self.text_places[: text.shape[1]]
         c_text, c_lat = self.text_time(t_text, t_lat), self.latent_time(t_text, t_lat)
         rope = self.rope()[:, : text.shape[1]]
+        keys = None
         if seen is not None:
-            seen = F.pad(seen, (0, x.shape[1]), value=True)[:, None, None]
+            keys = F.pad(seen, (0, x.shape[1]), value=True)[:, None, None]
         read = (positions is not None, latent)
         for number, block in enumerate(self.blocks, start=1):
             wanted = read if number == len(self.blocks) else (True, True)
-            text, x = block(text, x, c_text, c_lat, rope, seen, wanted)
+            text, x = block(text, x, c_text, c_lat, rope, keys, wanted)
         logits = predicted = None
         if positions is not None and self.text_head is not None:
             logits = self.text_head(text, c_text, positions, self.embedding.weight)
+            if self.text_odds is not None:
+                odds = self.text_odds(latents.flatten(1), t_lat, c_text)
+                logits = logits + odds[positions // tokens.shape[1]]
         if latent and self.latent_head is not None:
             predicted = self.latent_head(x, c_lat).view(latents.shape)
+            if self.latent_bag is not None:
+                bag = self.latent_bag(tokens, t_text, c_lat, seen)
+                predicted = predicted + bag.view(latents.shape)
         return MMDiTOutput(logits, predicted)
 
     def _tokens(self, latents: Tensor) -> Tensor:
@@ -345,6 +297,11 @@ class MMDiT(TextLatentNet):
             )
         if positions is None and not latent:
             raise ValueError("nothing is asked for: give positions, or latent=True")
+
+    def linear_paths(self) -> tuple[BagToLatent, LatentToTokens]:
+        """See `TextLatentNet.linear_paths`."""
+        assert self.latent_bag is not None and self.text_odds is not None
+        return self.latent_bag, self.text_odds
 
     def side(self, name: str) -> Side:
         """See `TextLatentNet.side`."""
@@ -390,6 +347,11 @@ class MMDiTPair(TextLatentNet):
         if latent:
             predicted = self.latent_net(*given, seen=seen).latent
         return MMDiTOutput(logits, predicted)
+
+    def linear_paths(self) -> tuple[BagToLatent, LatentToTokens]:
+        """See `TextLatentNet.linear_paths`."""
+        assert self.latent_net.latent_bag is not None and self.text_net.text_odds is not None
+        return self.latent_net.latent_bag, self.text_net.text_odds
 
     def side(self, name: str) -> Side:
         """See `TextLatentNet.side`."""

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from latentsmith.backbones.blocks.mlp import MLP
 from latentsmith.backbones.blocks.norms import HeadNorm, normalize
 from latentsmith.backbones.blocks.positions import rope_1d, rotate
+from latentsmith.backbones.blocks.text_latent import TokenEmbedding
 from latentsmith.backbones.blocks.weights import Constant, Linear, draw
-from latentsmith.backbones.mmdit import TokenEmbedding
 from latentsmith.config.schema import schema
 from latentsmith.data.text.tokens.base import EOS_ID, PAD_ID, content, said
 from latentsmith.errors import UserError

@@ -37,8 +37,8 @@ class Inverters:
         shape = inputs.tokenizer.size, inputs.tokenizer.length, inputs.pairs.shape
         seed = baselines.inverter.init_seed + self.cfg.seed
         config = replace(baselines.inverter, order=order, init_seed=seed)
-        with torch.device("meta"):
-            model = self.cfg.network.build(*shape)
+        with torch.device("meta"):  # linear paths are large tables, and no depth
+            model = replace(self.cfg.network, linear=False).build(*shape)
         size = sum(p.numel() for p in model.parameters())
         network = config.matched(size, *shape).build(*shape)
         train = baselines.train or self.cfg.train

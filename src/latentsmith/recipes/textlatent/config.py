@@ -121,6 +121,11 @@ class TextLatentRecipe(TrainingRecipe):
     """Labels of the runs it is compared with there, seed by seed."""
 
     def __post_init__(self) -> None:
+        if self.network.linear and self.learn.predicts != "data":
+            raise ValueError(
+                f"network.linear adds to what a network says of clean latents, and "
+                f"learn.predicts={self.learn.predicts} is something else: set learn.predicts=data"
+            )
         given = self.learn.cycles.t2l2t
         if given.source == "given" and given.weight > 0 and self.pairing.paired == 0:
             raise ValueError(

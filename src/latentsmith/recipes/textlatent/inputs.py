@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentsmith.backbones.mmdit import TextLatentNet
 from latentsmith.config.saved import to_dict
 from latentsmith.data.text.build import fit_tokenizer, prepare
 from latentsmith.data.text.importer import import_corpus
@@ -19,6 +20,7 @@ from latentsmith.encoders.text import TextEncoder
 from latentsmith.errors import UserError
 from latentsmith.losses.priors.reference import LatentReference
 from latentsmith.metrics.text_baselines import RidgeBag
+from latentsmith.metrics.token_odds import TokenOdds
 from latentsmith.recipes.textlatent.config import TextLatentRecipe
 from latentsmith.sampling.text_latent.translator import MadeBy
 from latentsmith.training.task import Batch
@@ -171,6 +173,21 @@ class Inputs:
             vocabulary=self.tokenizer.size,
             most=self.cfg.baselines.bag_tokens,
         )
+
+    @cached_property
+    def odds(self) -> TokenOdds:
+        """Tokens log-linear in latents (normalized), fitted on pairs."""
+        pairs, val, size = self.pairs, self.val, self.tokenizer.size
+        known = pairs.tokens, all_latents(pairs)
+        return TokenOdds.fit(*known, val.tokens, all_latents(val), vocabulary=size)
+
+    def start_linear(self, network: TextLatentNet) -> None:
+        """Set a network's linear paths to their closed forms; without pairs they stay at 0."""
+        if len(self.pairs) == 0:
+            return
+        to_latent, to_tokens = network.linear_paths()
+        to_latent.start(self.ridge.bags.tokens, self.ridge.weight, self.ridge.bias)
+        to_tokens.start(self.odds.weight, self.odds.bias)
 
     @cached_property
     def pseudo_latents(self) -> Tensor:

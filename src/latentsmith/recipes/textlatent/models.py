@@ -45,6 +45,9 @@ class Models:
         inputs, learn = self.inputs, self.learn(arm)
         config = replace(self.cfg.network, init_seed=self.cfg.network.init_seed + self.cfg.seed)
         network = config.build(inputs.tokenizer.size, inputs.tokenizer.length, inputs.train.shape)
+        drawn = state_digest(network.state_dict())  # closed forms differ in bits between machines
+        if config.linear:
+            inputs.start_linear(network)
         needs_reference = learn.prior.weight > 0
         task = TextLatentTask(
             network,
@@ -57,7 +60,7 @@ class Models:
         pseudo = text_cycle.weight > 0 and text_cycle.source == "given"
         batches = inputs.batches(inputs.train, train.batch_size, train.seed, pseudo=pseudo)
         identity = {
-            "start": state_digest(network.state_dict()),
+            "start": drawn,
             "learn": to_dict(learn),
             "data": batches.fingerprint,
         }
