@@ -264,7 +264,14 @@ def translator(tokens: Any, share: str = "streams") -> Translator:
     normalizer = VectorNormalizerConfig(kind=kind, unit=share == "streams").fit(
         torch.randn(40, 6, generator=rng) + 1
     )
-    network = MMDiTConfig(size="smoke", width=24, heads=2, latent_tokens=3, share=share)  # pyright: ignore
+    network = MMDiTConfig(
+        size="smoke",
+        width=24,
+        heads=2,
+        latent_tokens=3,
+        share=share,
+        linear=share == "none",
+    )
     built = randomized(network.build(tokenizer.size, tokenizer.length, (1, normalizer.dim))).eval()
     process = MaskedText(tokenizer.size, tokenizer.mask_id, eos=EOS_ID, pad=PAD_ID)
     model = TextLatentModel(built, process)
@@ -293,7 +300,7 @@ def of_words(folder):
     return both_ways(translator(WordsConfig(length=10, shortest=1)), folder)
 
 
-@case("texts and latents, word pieces, two networks")
+@case("texts and latents, word pieces, two networks with linear paths")
 def of_pieces(folder):
     return both_ways(translator(WordPieceConfig(length=12, shortest=1), "none"), folder)
 
