@@ -273,6 +273,8 @@ def translator(tokens: Any, share: str = "streams") -> Translator:
         linear=share == "none",
     )
     built = randomized(network.build(tokenizer.size, tokenizer.length, (1, normalizer.dim))).eval()
+    if share == "none":  # else one word is the likeliest of every latent
+        built.linear_paths()[1].bias.data.zero_()
     process = MaskedText(tokenizer.size, tokenizer.mask_id, eos=EOS_ID, pad=PAD_ID)
     model = TextLatentModel(built, process)
     return Translator(model, tokenizer, normalizer, MadeBy({"kind": "x"}), {"samples": 8})
