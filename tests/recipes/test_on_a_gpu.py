@@ -22,7 +22,7 @@ CASES = {
     ],
     "textlatent": ["train.precision=bf16"],
     "textlatent, semi-supervised": [
-        "experiment=semi", "learn.prior=diffusion", "--until", "cycles",
+        "experiment=semi", "learn.prior=diffusion", "network.linear=true", "--until", "cycles",
     ],
 }  # fmt: skip
 
