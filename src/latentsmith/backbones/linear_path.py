@@ -7,7 +7,8 @@ A narrow network must press a latent of hundreds of numbers, and a vocabulary of
 its width; these two do not pass through it (Cheng et al. 2016, arXiv 1606.07792: wide & deep). Both
 have closed forms, a ridge from bags of tokens (`latentsmith.metrics.text_baselines`) and linear
 discriminants of tokens (`latentsmith.metrics.token_odds`), which are hard to beat: a network that
-starts from them learns what they miss. Gates g(t_text, t_lat) start at 0, and what is absent (t = 1) says nothing.
+starts from them learns what they miss. Gates g(t_text, t_lat) start at 0, and what is absent
+(t = 1) says nothing.
 """
 
 import torch
