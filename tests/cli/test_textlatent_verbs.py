@@ -97,6 +97,24 @@ def test_invert_gives_the_best_first(translator, model, files, tmp_path):
     assert [r["text"] for r in rows_of(out)] == translator.tokenizer.decode(best.tokens)
 
 
+def test_invert_searches(translator, model, files, tmp_path, capsys):
+    """More rounds, nearer texts; by the model's own word and by the encoder's."""
+    words = ["invert", model, "--latents", files[1], "--candidates", "4", "--temperature", "1.5"]
+    for judge in ("model", "encoder"):
+        far = []
+        for rounds in ("0", "6"):
+            out = tmp_path / f"{judge}{rounds}.jsonl"
+            more = ["--rounds", rounds, "--rerank", judge, "--out", str(out)]
+            assert main([*words, *more]) == 0
+            far.append([row["distance"] for row in rows_of(out)])
+        assert all(b <= a + 1e-5 for a, b in zip(*far, strict=True)) and sum(far[1]) < sum(far[0])
+    told = mistake(capsys, *words, "--rounds", "2", "--rerank", "none")
+    assert "nobody would say which text is better" in told
+    assert "--rounds -1: 0 or more" in mistake(capsys, *words, "--rounds", "-1")
+    cold = mistake(capsys, *words[:4], "--rounds", "2", "--temperature", "0")
+    assert "2 rounds at temperature 0 write the same again" in cold
+
+
 def test_the_encoder_may_judge(translator, model, files, tmp_path):
     out = tmp_path / "judged.jsonl"
     words = ["invert", model, "--latents", files[1], "--candidates", "3", "--rerank", "encoder"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from latentsmith.cli import main
 from latentsmith.config.compose import compose
 from latentsmith.config.run import Run
 from latentsmith.config.sweeps import listed
+from latentsmith.data.text.importer import ImportConfig
 from latentsmith.data.text.tokens.base import content
 from latentsmith.errors import UserError
 from latentsmith.metrics.card import LatentCard
+from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.textlatent.config import TextLatentRecipe
 from latentsmith.recipes.textlatent.inputs import Inputs
+from latentsmith.recipes.textlatent.report import targets
 from latentsmith.recipes.textlatent.yardstick import Yardstick
 from latentsmith.sampling.text_latent.translator import Translator
 from latentsmith.training.team import Team
@@ -93,6 +97,7 @@ def test_the_card_is_whole_and_baselines_are_in_it(smoke):
         "text_nll", "latent_use", "text_exact", "text_token_f1", "text_bleu", "text_rouge_l",
         "text_length_error", "latent_cosine_reembedded", "retrieval_at_1_reembedded",
         "text_exact_steps_1", "text_exact_best_of_2", "text_exact_one_drawn", "latent_cosine",
+        "text_exact_searched", "latent_cosine_searched_reembedded",
         "retrieval_at_1", "latent_mse", "latent_norm_ratio", "latent_r2", "latent_cosine_ddim",
         "text_exact_t2l2t", "latent_cosine_l2t2l", "noise_area_f1",
         "noise_area_cosine_reembedded", "sliced_w2_sequential", "sliced_w2_joint",
@@ -106,6 +111,23 @@ def test_the_card_is_whole_and_baselines_are_in_it(smoke):
     assert [t["name"] for t in report["targets"]] == [
         "L2T: content beyond the linear map", "L2T: exact texts", "T2L: cosine",
     ]  # fmt: skip
+
+
+def test_search_is_what_other_texts_are_judged_by(smoke):
+    """Captions are judged by their likeliest texts; all else by what a search finds."""
+    cfg = replace(Run.load(smoke).config, imported=ImportConfig(files=["x.json"]))
+    cards = {
+        name: load_card(smoke / "measurements" / name) for name in ("cycles", "nearest", "ridge")
+    }
+    for label, by in (("_searched", "L2T by search"), ("", "L2T")):
+        found = {t.name: t for t in targets(cfg, cards)}
+        f1 = found[f"{by}: token F1 beyond the nearest text's"]
+        assert f1.measurement is cards["cycles"].get(f"text_token_f1{label}")
+        assert f1.bound == cards["nearest"].get("text_token_f1").value
+        near = found[f"{by}: read again, nearer than the nearest text"]
+        assert near.measurement is cards["cycles"].get(f"latent_cosine{label}_reembedded")
+        kept = [m for m in cards["cycles"] if "_searched" not in m.name]
+        cards["cycles"] = LatentCard(kept)
 
 
 def test_cycles_start_as_the_base_does(smoke):
@@ -202,7 +224,8 @@ def test_a_network_with_linear_paths_starts_at_the_closed_forms_and_learns(place
     once = torch.tensor([len(set(row)) == len(row) for row in content_of(val)])
     assert once.sum() > 4
     found = translator.model.latents_of(val[once], torch.zeros(int(once.sum()), *inputs.val.shape))
-    expected = inputs.ridge(val[once]).view_as(found)
+    ridge, _ = inputs.closed_forms
+    expected = ridge(val[once]).view_as(found)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
     out = tmp_path / "whole"
     assert main(["run", "textlatent", *words, "--until", "base", "--out", str(out)]) == 0

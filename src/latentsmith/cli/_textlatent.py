@@ -73,6 +73,14 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_rounds(parser: argparse.ArgumentParser) -> None:
+    """How long candidates are searched among."""
+    parser.add_argument(
+        "--rounds", type=int, default=0, metavar="R",
+        help="of a search from the candidates on: parts of them written anew, the nearest kept (0)",
+    )  # fmt: skip
+
+
 def decoding(args: argparse.Namespace, usual: float = 0.0) -> "TextSamplerConfig":
     """The sampler that is meant; ``usual``: temperature where none is given.
 

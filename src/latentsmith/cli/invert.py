@@ -6,6 +6,7 @@ from typing import Any
 from latentsmith.cli._textlatent import (
     add_decoding,
     add_latents,
+    add_rounds,
     add_text_verb,
     decoding,
     latents_of,
@@ -17,6 +18,7 @@ HELP = "latent vectors to texts, by a trained model of both"
 EXAMPLES = """examples:
   latentsmith invert runs/textlatent/laptop --latents z.npy --out texts.jsonl
   latentsmith invert runs/textlatent/laptop --latents z.npy --candidates 16 --rerank model
+  latentsmith invert runs/textlatent/laptop --latents z.npy --candidates 8 --rounds 16
 """
 
 
@@ -28,6 +30,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--candidates", type=int, default=1, metavar="N", help="texts drawn for each latent (1)"
     )
+    add_rounds(parser)
     parser.add_argument(
         "--rerank", choices=["model", "encoder", "none"], default="model",
         help="who says which is best: the model's own other direction, the real text encoder, or "
@@ -43,12 +46,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.candidates < 1:
         raise UserError(f"--candidates {args.candidates}: at least 1")
-    config = decoding(args, 0.7 if args.candidates > 1 else 0.0)
+    if args.rounds < 0:
+        raise UserError(f"--rounds {args.rounds}: 0 or more")
+    config = decoding(args, 0.7 if args.candidates > 1 or args.rounds else 0.0)
     latents, translator = latents_of(args.latents), translator_of(args.source, args.model)
     encoder = translator.made_by.build() if args.rerank == "encoder" else None
     found = invert(
         translator, latents, config,
-        candidates=args.candidates, rerank=args.rerank, encoder=encoder, seed=args.seed,
+        candidates=args.candidates, rounds=args.rounds, rerank=args.rerank, encoder=encoder,
+        seed=args.seed,
     )  # fmt: skip
     tell([written.row() for written in found], args.out)
     return 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from latentsmith.cli._textlatent import (
     add_decoding,
+    add_rounds,
     add_text_verb,
     add_texts,
     decoding,
@@ -34,6 +35,7 @@ def add(subparsers: Any) -> None:
         "--candidates", type=int, default=1, metavar="N",
         help="texts drawn for each latent, reranked by the model (1)",
     )  # fmt: skip
+    add_rounds(parser)
     parser.set_defaults(run=run)
 
 
@@ -44,12 +46,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.candidates < 1:
         raise UserError(f"--candidates {args.candidates}: at least 1")
-    config = decoding(args, 0.7 if args.candidates > 1 else 0.0)
+    if args.rounds < 0:
+        raise UserError(f"--rounds {args.rounds}: 0 or more")
+    config = decoding(args, 0.7 if args.candidates > 1 or args.rounds else 0.0)
     texts, translator = texts_of(args.texts, args.field), translator_of(args.source, args.model)
     encoder = translator.made_by.build() if args.by == "encoder" else None
     trips = roundtrip(
-        translator, texts, config, candidates=args.candidates, encoder=encoder, seed=args.seed
-    )
+        translator, texts, config,
+        candidates=args.candidates, rounds=args.rounds, encoder=encoder, seed=args.seed,
+    )  # fmt: skip
     tell([asdict(trip) for trip in trips], args.out)
     if args.out is not None:
         exact = sum(trip.same for trip in trips)

@@ -106,15 +106,16 @@ class LatentCard:
 
 
 def joint_difference(
-    card: LatentCard, baseline: LatentCard, name: str
+    card: LatentCard, baseline: LatentCard, name: str, baseline_name: str | None = None
 ) -> tuple[float, float] | None:
-    """95 % interval of ``name``'s value on ``card`` minus that on ``baseline``.
+    """95 % interval of ``name``'s value on ``card`` minus that on ``baseline``, where it may go by
+    another name.
 
     Both cards resample the same samples in the same order (bootstrap weights are a function of
     count and seed alone), so what the samples themselves add to both values cancels: much sharper
     than two separate intervals. None when a value has no draws or the protocols differ.
     """
-    a, b = card.get(name), baseline.get(name)
+    a, b = card.get(name), baseline.get(baseline_name or name)
     if a is None or b is None or a.draws is None or b.draws is None:
         return None
     same = (a.stamp.data, a.stamp.count, a.stamp.seed, len(a.draws)) == (

@@ -1,5 +1,7 @@
 """Samplers over text and a latent: finite, exact where that can be known, without masks."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -9,7 +11,8 @@ from latentsmith.diffusion.text_latent.model import TextLatentModel
 from latentsmith.errors import UserError
 from latentsmith.sampling.samplers.ddim import DdimConfig
 from latentsmith.sampling.samplers.ddpm import DdpmConfig
-from latentsmith.sampling.text_latent.best_of import best_of
+from latentsmith.sampling.text_latent import best_of as best_of_module
+from latentsmith.sampling.text_latent.best_of import MOST_HIDDEN, best_of, search
 from latentsmith.sampling.text_latent.both import joint, sequential
 from latentsmith.sampling.text_latent.decode import decode, remaining
 from latentsmith.sampling.text_latent.latents import one_step, sample_latents
@@ -265,6 +268,62 @@ def test_best_of_takes_the_text_that_comes_back_nearest():
     assert got.nfe == 6 * (3 + 1) and len(set(best.tolist())) > 1
     with pytest.raises(ValueError, match="candidates=0"):
         best_of(m, z, config, rng(), candidates=0)
+
+
+def test_search_comes_nearer_and_never_goes_back():
+    m, z = model(process=no_fill()), batch(5)["latents"]
+    config = TextSamplerConfig(steps=2, temperature=1.0)
+    off = []
+    for rounds in range(4):
+        found = search(m, z, config, rng(), candidates=6, rounds=rounds)
+        assert (found.off.diff(dim=1) >= 0).all()
+        assert 6 * 3 + rounds * 6 * 2 <= found.nfe <= (1 + rounds) * 6 * (2 + 1)
+        off.append(found.off)
+        for row in found.tokens.tolist():
+            assert rounds == 0 or len({tuple(text) for text in row}) == 6  # no text twice
+    for earlier, later in pairwise(off):
+        assert (later <= earlier + 1e-6).all()
+    assert (off[-1][:, 0] < off[0][:, 0]).any()
+    with pytest.raises(ValueError, match="rounds=-1"):
+        search(m, z, config, rng(), candidates=6, rounds=-1)
+
+
+def test_search_hides_a_part_and_keeps_the_rest(monkeypatch):
+    m, z = model(process=no_fill()), batch(5)["latents"]
+    given = []
+    real = best_of_module.decode
+
+    def watched(*args, **more):
+        given.append(more["given"])
+        return real(*args, **more)
+
+    monkeypatch.setattr(best_of_module, "decode", watched)
+    config = TextSamplerConfig(steps=2, temperature=1.0)
+    found = search(m, z, config, rng(), candidates=30, rounds=1)
+    assert given[0] is None
+    share = (given[1] == MASK).float().mean(1)
+    assert share.min() >= 1 / L and share.max() <= MOST_HIDDEN + 0.35
+    assert 0.2 < share.mean() < 0.4
+    shown = given[1] != MASK
+    first = search(m, z, config, rng(), candidates=30).tokens.flatten(0, 1)
+    assert torch.equal(given[1][shown], first[shown])
+    assert found.tokens.shape == (5, 30, L)
+
+
+def test_search_asks_who_is_to_read():
+    m, z = model(process=no_fill()), batch(5)["latents"]
+    config = TextSamplerConfig(steps=2, temperature=1.0)
+    likes = (texts(1)[0] * 0 + 3).float()
+
+    def read(tokens):
+        """Far from every latent but for the 3s in a text."""
+        wanted = z.repeat_interleave(4, 0)
+        return wanted + (tokens != 3).sum(1, keepdim=True).to(wanted)
+
+    found = search(m, z, config, rng(), candidates=4, rounds=8, read=read)
+    begun = search(m, z, config, rng(), candidates=4, read=read)
+    count = [(f.tokens[:, 0] == likes).float().mean() for f in (begun, found)]
+    assert count[1] > count[0]
 
 
 @pytest.mark.parametrize("first", ["latent", "text"])

@@ -56,6 +56,9 @@ class EvaluateConfig:
     """N of the best of N, reranked by the model's own T2L; 1: not measured."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     """Of the candidates."""
+    rounds: Annotated[int, Field(ge=0)] = 0
+    """Of a search that begins at the best of N: parts of the candidates are written anew, the N
+    nearest by its own T2L stay; 0, or a single candidate: not measured."""
     candidates_count: Annotated[int, Field(ge=16)] = 500
     """Texts the best of N is measured on, beside one text of each of them."""
     draws: Annotated[int, Field(ge=1)] = 1

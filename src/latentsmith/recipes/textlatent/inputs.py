@@ -175,19 +175,22 @@ class Inputs:
         )
 
     @cached_property
-    def odds(self) -> TokenOdds:
-        """Tokens log-linear in latents (normalized), fitted on pairs."""
+    def closed_forms(self) -> tuple[RidgeBag, TokenOdds]:
+        """What linear paths start from, fitted on pairs: latents linear in bags of all tokens, and
+        tokens log-linear in latents."""
         pairs, val, size = self.pairs, self.val, self.tokenizer.size
-        known = pairs.tokens, all_latents(pairs)
-        return TokenOdds.fit(*known, val.tokens, all_latents(val), vocabulary=size)
+        known = pairs.tokens, all_latents(pairs), val.tokens, all_latents(val)
+        bag = RidgeBag.fit(*known, vocabulary=size, most=size)
+        return bag, TokenOdds.fit(*known, vocabulary=size)
 
     def start_linear(self, network: TextLatentNet) -> None:
         """Set a network's linear paths to their closed forms; without pairs they stay at 0."""
         if len(self.pairs) == 0:
             return
+        ridge, odds = self.closed_forms
         to_latent, to_tokens = network.linear_paths()
-        to_latent.start(self.ridge.bags.tokens, self.ridge.weight, self.ridge.bias)
-        to_tokens.start(self.odds.weight, self.odds.bias)
+        to_latent.start(ridge.bags.tokens, ridge.weight, ridge.bias)
+        to_tokens.start(odds.weight, odds.bias)
 
     @cached_property
     def pseudo_latents(self) -> Tensor:

@@ -29,6 +29,8 @@ from latentsmith.sampling.text_latent.translator import Translator
 
 Ids = dict[str, Tensor]
 """Method → token rows, for examples."""
+SEARCHED = "searched"
+"""Label of texts that a search among candidates found."""
 
 
 def measure_model(
@@ -130,22 +132,27 @@ class Card:
         return found
 
     def _best(self, ids: Tensor) -> Ids:
-        """The best of N by the model's own T2L, beside one draw and the usual text of the same
-        latents."""
+        """The best of N by the model's own T2L, and what a search finds from there, beside one draw
+        and the usual text of the same latents."""
         e, yard = self.cfg.evaluate, self.yard
         count = min(e.candidates_count, len(yard))
         drawn = replace(e.decode, temperature=e.temperature)
-        for name, candidates in (("one_drawn", 1), (f"best_of_{e.candidates}", e.candidates)):
-            best, nfe, _ = self.write(yard.z[:count], drawn, candidates)
-            told = _told(drawn, nfe) | {"candidates": candidates, "reranked": "by its own T2L"}
-            yard.written(self.card, best, self.arm, name, **told)
+        found = Ids()
+        ways = {"one_drawn": (1, 0), f"best_of_{e.candidates}": (e.candidates, 0)}
+        if e.rounds:
+            ways[SEARCHED] = e.candidates, e.rounds
+        for name, (candidates, rounds) in ways.items():
+            found[name], nfe, _ = self.write(yard.z[:count], drawn, candidates, rounds)
+            told = {"candidates": candidates, "rounds": rounds, "reranked": "by its own T2L"}
+            yard.written(self.card, found[name], self.arm, name, **_told(drawn, nfe) | told)
         plain = self.write(yard.z[:count], e.decode)[0] if count < len(yard) else None
         if plain is not None:
             yard.written(self.card, plain, self.arm, "same_texts", **_told(e.decode, 0))
-        return {f"{self.arm}, best of {e.candidates}": best}
+        best = {f"{self.arm}, best of {e.candidates}": found[f"best_of_{e.candidates}"]}
+        return best | ({f"{self.arm}, searched": found[SEARCHED]} if e.rounds else {})
 
     def write(
-        self, z: Tensor, config: TextSamplerConfig, candidates: int = 1
+        self, z: Tensor, config: TextSamplerConfig, candidates: int = 1, rounds: int = 0
     ) -> tuple[Tensor, int, float]:
         """(token rows [n, L], looks at each, seconds)."""
         looks, began = [0], time.monotonic()
@@ -154,7 +161,8 @@ class Card:
 
         def some(part: Tensor) -> TextSample:
             if candidates > 1:
-                return best_of(self.model, part, config, rng, candidates=candidates)
+                many = {"candidates": candidates, "rounds": rounds}
+                return best_of(self.model, part, config, rng, **many)
             return decode(self.model, part, config, rng, given=None)
 
         found = []

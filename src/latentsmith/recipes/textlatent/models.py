@@ -64,8 +64,6 @@ class Models:
             "learn": to_dict(learn),
             "data": batches.fingerprint,
         }
-        if config.linear:  # what the closed forms know
-            identity["bag_tokens"] = self.cfg.baselines.bag_tokens
         place = run.place(arm, identity | {"train": asdict(train)})
         few = inputs.few(train.batch_size)
         result = fit(task, batches, train, place, val_batch=few, identity=identity)

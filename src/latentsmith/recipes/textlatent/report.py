@@ -10,6 +10,7 @@ from latentsmith.metrics.card import LatentCard, joint_difference
 from latentsmith.metrics.card_file import load_card
 from latentsmith.recipes.textlatent.config import TextLatentRecipe
 from latentsmith.recipes.textlatent.measure import load_examples
+from latentsmith.recipes.textlatent.measure_model import SEARCHED
 from latentsmith.recipes.textlatent.yardstick import READ_AGAIN
 from latentsmith.reports.console import publish
 from latentsmith.reports.content import Cell, Figure, Flag, Report, Section, Table, Target
@@ -120,22 +121,28 @@ def targets(cfg: TextLatentRecipe, cards: Cards) -> list[Target]:
             above(model.get("text_exact"), EXACT, name="L2T: exact texts", by="value"),
             above(model.get("latent_cosine"), COSINE, name="T2L: cosine", by="value"),
         ]
-    again = f"latent_cosine_{READ_AGAIN}"
+    again, f1 = f"latent_cosine_{READ_AGAIN}", "text_token_f1"
+    searched = model.get(f"{f1}_{SEARCHED}") is not None
+    way, by = (SEARCHED, "L2T by search") if searched else ("", "L2T")
+    nearer = f"{by}: read again, nearer than the nearest text"
+    more = f"{by}: token F1 beyond the nearest text's"
     return [
-        *_beats(cfg, cards, "nearest", again, "L2T: read again, nearer than the nearest text"),
-        *_beats(cfg, cards, "nearest", "text_token_f1", "L2T: token F1 beyond the nearest text's"),
+        *_beats(cfg, cards, "nearest", again, nearer, _joined(again, way)),
+        *_beats(cfg, cards, "nearest", f1, more, _joined(f1, way)),
         *_beats(cfg, cards, "ridge", "retrieval_at_1", "T2L: R@1 beyond the ridge's"),
         above(model.get("latent_use"), 0.0, name="L2T: nats that the latent saves"),
     ]
 
 
-def _beats(cfg: TextLatentRecipe, cards: Cards, other: str, key: str, name: str) -> list[Target]:
-    """One target, where the other method was measured."""
+def _beats(
+    cfg: TextLatentRecipe, cards: Cards, other: str, key: str, name: str, ours: str | None = None
+) -> list[Target]:
+    """One target, where the other method was measured; ``ours``: the model's name of ``key``."""
     if other not in cards:
         return []
-    model = cards[cfg.arms[-1]]
-    difference = joint_difference(model, cards[other], key)
-    found = model.get(key), cards[other].get(key)
+    model, mine = cards[cfg.arms[-1]], ours or key
+    difference = joint_difference(model, cards[other], mine, key)
+    found = model.get(mine), cards[other].get(key)
     return [above_baseline(*found, name=name, difference=difference)]
 
 
@@ -216,6 +223,7 @@ def _effort(cfg: TextLatentRecipe, card: LatentCard) -> Section:
     best = f"best_of_{e.candidates}"
     labels |= {"same_texts": f"{e.decode.steps} steps, the texts of the rows below"}
     labels |= {"one_drawn": "one draw", best: f"best of {e.candidates}, reranked by its own T2L"}
+    labels[SEARCHED] = f"{e.rounds} rounds of search from there"
     rows: list[list[Cell]] = []
     heads: list[str] = []
     for suffix, text in labels.items():

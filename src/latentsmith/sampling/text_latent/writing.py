@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,9 +12,9 @@ from latentsmith.encoders.text import TextEncoder
 from latentsmith.errors import UserError
 from latentsmith.sampling.samplers.base import SamplerConfig
 from latentsmith.sampling.samplers.ddim import DdimConfig
+from latentsmith.sampling.text_latent.best_of import Candidates, search
 from latentsmith.sampling.text_latent.both import joint, sequential
 from latentsmith.sampling.text_latent.decode import decode
-from latentsmith.sampling.text_latent.latents import one_step
 from latentsmith.sampling.text_latent.tokens import TextSample, TextSamplerConfig
 from latentsmith.sampling.text_latent.translator import BATCH, Translator
 
@@ -57,6 +58,7 @@ def invert(
     config: TextSamplerConfig,
     *,
     candidates: int = 1,
+    rounds: int = 0,
     rerank: Rerank = "model",
     encoder: TextEncoder | None = None,
     seed: int = 0,
@@ -67,10 +69,18 @@ def invert(
         candidates: texts drawn for each; above 1 with a temperature, else all are the same.
         rerank: who says which is best: the model's own other direction, the ``encoder``, or none
             (the surest text comes first).
+        rounds: of a search that writes parts of the candidates anew and keeps the best.
 
     Raises:
-        UserError: latents that do not fit, candidates without temperature, or no encoder to ask.
+        UserError: latents that do not fit, candidates or rounds without temperature, rounds that
+            nobody judges, or no encoder to ask.
     """
+    if rounds and config.temperature == 0:
+        raise UserError(
+            f"{rounds} rounds at temperature 0 write the same again: set a temperature above 0"
+        )
+    if rounds and rerank == "none":
+        raise UserError(f"{rounds} rounds and rerank=none: nobody would say which text is better")
     if candidates > 1 and config.temperature == 0:
         raise UserError(
             f"{candidates} candidates at temperature 0 are one text {candidates} times: set a "
@@ -80,58 +90,42 @@ def invert(
         raise UserError("rerank=encoder needs the text encoder: load it, or use rerank=model")
     z = translator.normalized(latents).to(translator.model.device)
     rng = torch.Generator(z.device).manual_seed(seed)
-    found: list[Written] = []
+    model, found = translator.model, list[Written]()
     for part in z.split(max(1, BATCH // candidates)):
-        texts = _decoded(translator, part, config, candidates, rng)
-        off = _distances(translator, part, texts, candidates, rerank, encoder, rng)
-        found += _written(translator, texts, off, candidates)
+        if rerank == "none":
+            made = _surest(decode(model, part.repeat_interleave(candidates, 0), config, rng), part)
+        else:
+            read = partial(_read, translator, encoder) if rerank == "encoder" else None
+            made = search(model, part, config, rng, candidates=candidates, rounds=rounds, read=read)
+        found += _written(translator, made, told=rerank != "none")
     return found
 
 
-def _decoded(
-    translator: Translator,
-    z: Tensor,
-    config: TextSamplerConfig,
-    candidates: int,
-    rng: torch.Generator,
-) -> TextSample:
-    return decode(translator.model, z.repeat_interleave(candidates, 0), config, rng)
+def _read(translator: Translator, encoder: TextEncoder | None, tokens: Tensor) -> Tensor:
+    """What the encoder makes of token rows [M, L], normalized."""
+    assert encoder is not None
+    said = translator.tokenizer.decode(tokens.cpu())
+    embedded = encoder([text or " " for text in said]).embedding
+    return translator.normalized(embedded.cpu()).to(tokens.device)
 
 
-def _distances(
-    translator: Translator,
-    z: Tensor,
-    texts: TextSample,
-    candidates: int,
-    rerank: Rerank,
-    encoder: TextEncoder | None,
-    rng: torch.Generator,
-) -> Tensor | None:
-    """[n * candidates], or None: nobody reads them."""
-    wanted = z.repeat_interleave(candidates, 0)
-    if rerank == "model":
-        back = one_step(translator.model, texts.tokens, rng).latents
-    elif encoder is not None and rerank == "encoder":
-        said = translator.tokenizer.decode(texts.tokens.cpu())
-        embedded = encoder([text or " " for text in said]).embedding
-        back = translator.normalized(embedded.cpu()).to(z)
-    else:
-        return None
-    return (back - wanted).flatten(1).norm(dim=1)
+def _surest(texts: TextSample, latents: Tensor) -> Candidates:
+    """Texts that nobody reads, the surest of each latent first."""
+    rows = len(latents), -1
+    confidence = texts.confidence.view(rows)
+    order = confidence.argsort(dim=1, descending=True, stable=True)
+    tokens = texts.tokens.view(*rows, texts.tokens.shape[1])
+    tokens = tokens.gather(1, order[..., None].expand_as(tokens))
+    return Candidates(tokens, torch.zeros_like(confidence), confidence.gather(1, order), texts.nfe)
 
 
-def _written(
-    translator: Translator, texts: TextSample, off: Tensor | None, candidates: int
-) -> list[Written]:
-    said = translator.tokenizer.decode(texts.tokens.cpu())
-    score = -texts.confidence if off is None else off
+def _written(translator: Translator, made: Candidates, *, told: bool) -> list[Written]:
+    """``told``: with distances."""
+    said = iter(translator.tokenizer.decode(made.tokens.flatten(0, 1).cpu()))
     found = []
-    for row, order in enumerate(score.view(-1, candidates).argsort(dim=1, stable=True).tolist()):
-        ranked_ = [
-            (said[i], None if off is None else float(off[i]))
-            for i in (row * candidates + place for place in order)
-        ]
-        found.append(Written(*ranked_[0], tuple(ranked_[1:])))
+    for off in made.off.tolist():
+        ranked = [(next(said), distance if told else None) for distance in off]
+        found.append(Written(*ranked[0], tuple(ranked[1:])))
     return found
 
 
@@ -152,6 +146,7 @@ def roundtrip(
     config: TextSamplerConfig,
     *,
     candidates: int = 1,
+    rounds: int = 0,
     encoder: TextEncoder | None = None,
     seed: int = 0,
 ) -> list[RoundTrip]:
@@ -170,7 +165,7 @@ def roundtrip(
         return encoder([text or " " for text in some]).embedding.cpu()
 
     first = embed(texts)
-    written = invert(translator, first, config, candidates=candidates, seed=seed)
+    written = invert(translator, first, config, candidates=candidates, rounds=rounds, seed=seed)
     back = [w.text for w in written]
     cosine = torch.cosine_similarity(first, embed(translator.cut(back))).tolist()
     given = translator.tokenizer.decode(translator.number(texts))
