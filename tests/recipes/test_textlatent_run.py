@@ -28,6 +28,7 @@ from latentsmith.recipes.textlatent.yardstick import Yardstick
 from latentsmith.sampling.text_latent.translator import Translator
 from latentsmith.training.team import Team
 
+ROW = "latent linear in the bag of all tokens"
 STAGES = ["corpus", "base", "cycles", "autoregressive", "one_shot", "measure", "report"]
 
 
@@ -212,7 +213,7 @@ def test_the_truth_scores_perfectly_and_other_texts_do_not(smoke, cached):
 def test_a_network_with_linear_paths_starts_at_the_closed_forms_and_learns(place, cached, tmp_path):
     """After one tiny step it is still the ridge; a training improves on it."""
     words = [
-        *place[1], "network.linear=true", "baselines.trained=[]",
+        *place[1], "network.linear=true", "baselines.trained=[]", "baselines.bag_tokens=20",
         "learn.cycles.t2l2t.weight=0", "learn.cycles.l2t2l.weight=0",
     ]  # fmt: skip
     start = tmp_path / "start"
@@ -228,7 +229,11 @@ def test_a_network_with_linear_paths_starts_at_the_closed_forms_and_learns(place
     expected = ridge(val[once]).view_as(found)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
     out = tmp_path / "whole"
-    assert main(["run", "textlatent", *words, "--until", "base", "--out", str(out)]) == 0
+    assert main(["run", "textlatent", *words, "--out", str(out)]) == 0
+    found, _ = measured(out)  # the start is a row of its own, and knows all tokens
+    rows = ("latent linear in the bag of tokens", f"{ROW}: the linear path before training")
+    few, all_ = (found[row]["latent_cosine"]["stamp"]["detail"]["tokens"] for row in rows)
+    assert few == 20 < all_
     loss = [r["nll"] for r in records(out, "base", "validation")]
     assert loss[-1] < loss[0]
 

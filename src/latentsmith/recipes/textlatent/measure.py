@@ -63,6 +63,8 @@ class Measurer:
         if self.cfg.baselines.linear:
             yield "linear", self.linear
         yield "ridge", self.ridge
+        if self.cfg.network.linear:
+            yield "start", self.start
         for order in self.cfg.baselines.trained:
             yield order, partial(self.decoder, run, order)
         for arm in self.cfg.arms:
@@ -112,10 +114,17 @@ class Measurer:
         return card
 
     def ridge(self) -> LatentCard:
-        """Latents linear in the bag of tokens."""
+        """Latents linear in the bag of the most frequent tokens."""
         card, ridge = LatentCard(), self.inputs.ridge
         detail = {"strength": ridge.strength, "tokens": len(ridge.bags.tokens)}
         self.yard.guessed(card, ridge(self.yard.ids), "ridge", **detail)
+        return card
+
+    def start(self) -> LatentCard:
+        """What linear paths start from: latents linear in the bag of *all* tokens."""
+        card, (ridge, _) = LatentCard(), self.inputs.closed_forms
+        detail = {"strength": ridge.strength, "tokens": len(ridge.bags.tokens)}
+        self.yard.guessed(card, ridge(self.yard.ids), "ridge, all tokens", **detail)
         return card
 
     def _writes(self, card: LatentCard, ids: Tensor, method: str, **detail: Any) -> None:

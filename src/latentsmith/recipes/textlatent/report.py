@@ -28,6 +28,7 @@ NAMES = {
     "nearest": "nearest training text",
     "linear": "tokens linear in the latent",
     "ridge": "latent linear in the bag of tokens",
+    "start": "latent linear in the bag of all tokens: the linear path before training",
     "autoregressive": "decoder of equal size, token after token",
     "one_shot": "decoder of equal size, all at once",
 }
