@@ -12,15 +12,17 @@ from latentsmith.errors import UserError
 from latentsmith.sampling.samplers.ddim import DdimConfig
 from latentsmith.sampling.samplers.ddpm import DdpmConfig
 from latentsmith.sampling.text_latent import best_of as best_of_module
+from latentsmith.sampling.text_latent import tokens as tokens_module
 from latentsmith.sampling.text_latent.best_of import MOST_HIDDEN, best_of, search
 from latentsmith.sampling.text_latent.both import joint, sequential
 from latentsmith.sampling.text_latent.decode import decode, remaining
 from latentsmith.sampling.text_latent.latents import one_step, sample_latents
 from latentsmith.sampling.text_latent.tokens import (
     Canvas,
+    Odds,
     TextSamplerConfig,
     draw,
-    masked_logits,
+    masked_odds,
     nucleus,
 )
 
@@ -88,7 +90,7 @@ def test_confidence_shows_the_surest_first_and_tells_its_probability():
     z = batch(4)["latents"]
     canvas = Canvas.blank(m, 4, None)
     t, zero = torch.ones(4), torch.zeros(4)
-    log_p, _ = masked_logits(m, canvas, z, t, zero, 1.0, rng())
+    log_p = masked_odds(m, canvas, z, t, zero, 1.0, rng()).log_p()
     best = log_p.max(-1)
     sure = best.values.view(4, L)
     one = decode(m, z, TextSamplerConfig(steps=1), rng())
@@ -157,7 +159,7 @@ def test_ancestral_samples_from_the_model():
     given[0, 2] = MASK
     canvas = Canvas.blank(m, 1, given)
     with torch.no_grad():
-        log_p, _ = masked_logits(m, canvas, z, torch.ones(1), torch.zeros(1), 1.0, rng())
+        log_p = masked_odds(m, canvas, z, torch.ones(1), torch.zeros(1), 1.0, rng()).log_p()
     config = TextSamplerConfig(kind="ancestral", steps=1, temperature=1.0)
     many = decode(m, z.expand(20_000, D), config, rng(), given=given.expand(20_000, L))
     counts = torch.bincount(many.tokens[:, 2], minlength=V).double()
@@ -166,6 +168,22 @@ def test_ancestral_samples_from_the_model():
     assert counts[~log_p[0].isfinite()].sum() == 0
     scaled = expected[frequent] * counts[frequent].sum() / expected[frequent].sum()
     assert chisquare(counts[frequent].numpy(), scaled.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_drawn_a_few_places_at_a_time_is_drawn_at_once(monkeypatch, guidance):
+    given, free = torch.randn(2, 50, V, generator=rng())
+    given[:, 0] = free[:, 0] = -torch.inf
+    odds = Odds(given, torch.arange(50), None if guidance == 1 else free, guidance)
+    whole, sure = odds.draw(0.9, 0.95, rng())
+    assert torch.equal(sure, odds.log_p()[torch.arange(50), whole]) and (whole > 0).all()
+    for numbers in (1, 7 * V, 50 * V):
+        monkeypatch.setattr(tokens_module, "CPU_NUMBERS", numbers)
+        tokens, log_p = odds.draw(0.9, 0.95, rng())
+        assert torch.equal(tokens, whole)
+        torch.testing.assert_close(log_p, sure, rtol=1e-12, atol=1e-12)
+    nothing = Odds(given[:0], torch.arange(0)).draw(1.0, 1.0, rng())
+    assert nothing[0].shape == nothing[1].shape == (0,)
 
 
 def test_draws_follow_temperature_and_nucleus():
@@ -185,17 +203,18 @@ def test_guidance_leads_away_from_texts_without_a_latent():
     m, z = model(), batch(4)["latents"]
     canvas = Canvas.blank(m, 4, None)
     t, zero = torch.ones(4), torch.zeros(4)
-    given, places = masked_logits(m, canvas, z, t, zero, 1.0, rng())
+    odds = masked_odds(m, canvas, z, t, zero, 1.0, rng())
+    given, places = odds.log_p(), odds.places
     out = m(
         canvas.tokens, torch.randn(4, D, generator=rng()), t, torch.ones(4), positions=places,
         latent=False,
     )  # fmt: skip
     free = m.process.subs(out.logits).double().log_softmax(-1)
-    strong, _ = masked_logits(m, canvas, z, t, zero, 3.0, rng())
+    strong = masked_odds(m, canvas, z, t, zero, 3.0, rng()).log_p()
     keep = free.isfinite()
     mixed = torch.where(keep, free + 3 * (given - free), -torch.inf).log_softmax(-1)
     torch.testing.assert_close(strong, mixed)
-    none, _ = masked_logits(m, canvas, z, t, zero, 0.0, rng())
+    none = masked_odds(m, canvas, z, t, zero, 0.0, rng()).log_p()
     torch.testing.assert_close(none, free)
 
 

@@ -11,7 +11,7 @@ from latentsmith.losses.cycle.freeze import detached, learning
 from latentsmith.losses.cycle.latent import LatentCycleConfig, kept_mse, relaxed
 from latentsmith.losses.cycle.text import TextCycleConfig, as_far_off, bridged
 from latentsmith.sampling.text_latent.decode import confidence
-from latentsmith.sampling.text_latent.tokens import Canvas, TextSamplerConfig, masked_logits
+from latentsmith.sampling.text_latent.tokens import Canvas, TextSamplerConfig, masked_odds
 
 Parts = dict[str, Tensor]
 MIX = 0.5
@@ -159,12 +159,12 @@ class LatentCycle:
         masked = canvas.masked(model)
         length = masked.shape[1] if canvas.real is None else canvas.real.sum(1)
         t_text = model.process.time(masked.sum(1) / length).float()
-        log_p, places = masked_logits(
+        odds = masked_odds(
             model, canvas, latents, t_text, torch.zeros_like(t_text), 1.0, noise("decoding")
         )
-        said = relaxed(log_p.to(latents), c.bridge, c.tau, noise("gumbel"))  # [M, V]
+        said = relaxed(odds.log_p().to(latents), c.bridge, c.tau, noise("gumbel"))  # [M, V]
         whole = torch.nn.functional.one_hot(canvas.tokens, model.process.vocabulary).to(said)
-        weights = whole.flatten(0, 1).index_copy(0, places, said).view(whole.shape)
+        weights = whole.flatten(0, 1).index_copy(0, odds.places, said).view(whole.shape)
         return weights, self._keep(weights.argmax(-1), torch.ones_like(t_text))
 
     def _keep(self, tokens: Tensor, sure: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from latentsmith.errors import UserError
 from latentsmith.sampling.samplers.base import SamplerConfig
 from latentsmith.sampling.text_latent.decode import decode, show
 from latentsmith.sampling.text_latent.latents import one_step, sample_latents
-from latentsmith.sampling.text_latent.tokens import Canvas, TextSamplerConfig
+from latentsmith.sampling.text_latent.tokens import Canvas, Odds, TextSamplerConfig
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _joint_step(
     out = model(canvas.tokens, z, torch.full_like(t, text[0]), t, positions=places)
     canvas.nfe += 1
     assert out.logits is not None and out.latent is not None
-    log_p = model.process.subs(out.logits).double().log_softmax(-1)
-    show(model, canvas, masked, log_p, places, config, rng, *text)
+    odds = Odds(model.process.subs(out.logits), places)
+    show(model, canvas, masked, odds, config, rng, *text)
     if latent[0] == 0:
         return z
     seen = Prediction.of(out.latent, z, t, model.path, model.predicts)

@@ -16,10 +16,10 @@ from torch import Tensor
 from latentsmith.diffusion.text_latent.model import TextLatentModel
 from latentsmith.sampling.text_latent.tokens import (
     Canvas,
+    Odds,
     TextSample,
     TextSamplerConfig,
-    draw,
-    masked_logits,
+    masked_odds,
     spread_out,
 )
 
@@ -69,8 +69,8 @@ def confidence(
         if not bool(masked.any()):
             return
         t_text = model.process.time(masked.sum(1) / length).float()
-        log_p, places = masked_logits(model, canvas, latents, t_text, times, config.guidance, rng)
-        tokens, sure = _guesses(log_p, places, canvas, config, rng)
+        odds = masked_odds(model, canvas, latents, t_text, times, config.guidance, rng)
+        tokens, sure = _guesses(odds, canvas, config, rng)
         goal = (free * remaining(config.schedule, step / steps)).floor().long()  # [B]
         shown = masked.sum(1) - goal
         if step < steps:
@@ -118,34 +118,32 @@ def ancestral_step(
     """From time ``t`` of the text to ``s``, its latents at times ``t_lat`` [B]."""
     masked = canvas.masked(model)
     t_text = torch.full_like(t_lat, t)
-    log_p, places = masked_logits(model, canvas, latents, t_text, t_lat, config.guidance, rng)
-    show(model, canvas, masked, log_p, places, config, rng, t, s)
+    odds = masked_odds(model, canvas, latents, t_text, t_lat, config.guidance, rng)
+    show(model, canvas, masked, odds, config, rng, t, s)
 
 
 def show(
     model: TextLatentModel,
     canvas: Canvas,
     masked: Tensor,
-    log_p: Tensor,
-    places: Tensor,
+    odds: Odds,
     config: TextSamplerConfig,
     rng: torch.Generator,
     t: float,
     s: float,
 ) -> None:
-    """Show each masked place with probability 1 − p(s)/p(t), with a token of ``log_p`` [M, V]."""
-    tokens, sure = _guesses(log_p, places, canvas, config, rng)
+    """Show each masked place with probability 1 − p(s)/p(t), with a token drawn from ``odds``."""
+    tokens, sure = _guesses(odds, canvas, config, rng)
     u = torch.rand(masked.shape, generator=rng, device=masked.device, dtype=torch.float64)
     canvas.put(masked & (u >= model.process.keeps_mask(t, s)), tokens, sure)
 
 
 def _guesses(
-    log_p: Tensor, places: Tensor, canvas: Canvas, config: TextSamplerConfig, rng: torch.Generator
+    odds: Odds, canvas: Canvas, config: TextSamplerConfig, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A token for each masked place, and its log-probability, both [B, L]."""
-    token = draw(log_p, config.temperature, config.top_p, rng)
-    sure = log_p.gather(-1, token[:, None]).squeeze(-1)
+    token, sure = odds.draw(config.temperature, config.top_p, rng)
     return (
-        spread_out(token, places, canvas.tokens, 0),
-        spread_out(sure, places, canvas.tokens, 0.0),
+        spread_out(token, odds.places, canvas.tokens, 0),
+        spread_out(sure, odds.places, canvas.tokens, 0.0),
     )

@@ -11,6 +11,9 @@ from latentsmith.config.schema import schema
 from latentsmith.diffusion.text_latent.model import TextLatentModel
 from latentsmith.errors import UserError
 
+CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**26
+"""Numbers drawn from at once, about: 2 MB of float64 stay in a core's cache."""
+
 
 @schema
 class TextSamplerConfig:
@@ -95,7 +98,49 @@ class Canvas:
         return TextSample(model.process.fill_after_eos(self.tokens), confidence, self.nfe)
 
 
-def masked_logits(
+@dataclass(frozen=True)
+class Odds:
+    """What the network says of the tokens at M masked places.
+
+    Attributes:
+        given: logits [M, V], impossible tokens at −∞.
+        free: the same without the latent, where there is guidance.
+        guidance: scale s of  log p(y) + s (log p(y | z) − log p(y)), then normalized.
+        places: flat int64 [M].
+    """
+
+    given: Tensor
+    places: Tensor
+    free: Tensor | None = None
+    guidance: float = 1.0
+
+    def log_p(self, rows: slice = slice(None)) -> Tensor:
+        """Log-probabilities of some places, float64 [m, V]."""
+        given = self.given[rows].double().log_softmax(-1)
+        if self.free is None:
+            return given
+        free = self.free[rows].double().log_softmax(-1)
+        possible = free.isfinite()
+        mixed = torch.where(possible, free + self.guidance * (given - free), -torch.inf)
+        return mixed.log_softmax(-1)
+
+    def draw(self, temperature: float, top_p: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A token for each place and its log-probability [M] each. A few places at a time: float64
+        of all of them, times a wide vocabulary, goes to memory and back at every operation."""
+        tokens, sure = [], []
+        count, size = self.given.shape
+        step = max(1, (CPU_NUMBERS if self.given.device.type == "cpu" else GPU_NUMBERS) // size)
+        for first in range(0, count, step):
+            log_p = self.log_p(slice(first, first + step))
+            tokens.append(draw(log_p, temperature, top_p, rng))
+            sure.append(log_p.gather(-1, tokens[-1][:, None]).squeeze(-1))
+        if not tokens:
+            none = self.places.new_zeros(0)
+            return none, none.double()
+        return torch.cat(tokens), torch.cat(sure)
+
+
+def masked_odds(
     model: TextLatentModel,
     canvas: Canvas,
     latents: Tensor,
@@ -103,13 +148,13 @@ def masked_logits(
     t_lat: Tensor,
     guidance: float,
     rng: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities at masked places, float64 [M, V], and those places, flat int64 [M].
+) -> Odds:
+    """The network's word on the masked places.
 
     Args:
         latents: [B, …] at times ``t_lat`` [B].
-        guidance: scale s of  log p(y) + s (log p(y | z) − log p(y)), then normalized; p(y) is the
-            network's with fresh noise at t_lat = 1 for a latent.
+        guidance: away from texts without a latent, see `Odds`: the network's with fresh noise at
+            t_lat = 1 for a latent.
     """
     masked = canvas.masked(model)
     places = masked.flatten().nonzero().squeeze(1)
@@ -118,16 +163,14 @@ def masked_logits(
     def look(z: Tensor, t: Tensor) -> Tensor:
         out = model(canvas.tokens, z, t_text, t, positions=places, latent=False, real=canvas.real)
         assert out.logits is not None
-        return model.process.subs(out.logits).double().log_softmax(-1)
+        return model.process.subs(out.logits)
 
     given = look(latents, t_lat)
     if guidance == 1:
-        return given, places
+        return Odds(given, places)
     noise = torch.randn(latents.shape, generator=rng, device=latents.device)
     free = look(noise.to(latents), torch.full_like(t_lat, model.t_max))
-    possible = free.isfinite()
-    mixed = torch.where(possible, free + guidance * (given - free), -torch.inf)
-    return mixed.log_softmax(-1), places
+    return Odds(given, places, free, guidance)
 
 
 def draw(log_p: Tensor, temperature: float, top_p: float, rng: torch.Generator) -> Tensor:
@@ -140,7 +183,7 @@ def draw(log_p: Tensor, temperature: float, top_p: float, rng: torch.Generator) 
         return log_p.argmax(-1)
     scaled = nucleus((log_p / temperature).log_softmax(-1), top_p)
     u = torch.rand(scaled.shape, generator=rng, device=scaled.device, dtype=torch.float64)
-    return (scaled - (-u.log()).log()).argmax(-1)
+    return (scaled - u.log_().neg_().log_()).argmax(-1)
 
 
 def nucleus(log_p: Tensor, top_p: float) -> Tensor:
