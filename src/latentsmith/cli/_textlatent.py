@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentsmith.cli._models import is_run, model_of_run
-from latentsmith.cli._pipeline import seed
+from latentsmith.cli._pipeline import prepare, seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,6 +124,7 @@ def translator_of(source: str, stage: str | None) -> "Translator":
             f"{source} holds no model of texts and latents: give a run of latentsmith run "
             "textlatent, or the folder model of its training"
         )
+    prepare()
     return Translator.load(folder)
 
 
