@@ -37,7 +37,9 @@ def drawn(made: tokens.Odds, way: str) -> tuple[torch.Tensor, float]:
     """Tokens [M], seconds."""
     tokens.CPU_NUMBERS = WAYS[way]
     begun = time.perf_counter()
-    found, _ = made.draw(0.7, 1.0, torch.Generator().manual_seed(1))
+    found, _ = made.draw(
+        tokens.TextSamplerConfig(temperature=0.7), torch.Generator().manual_seed(1)
+    )
     return found, time.perf_counter() - begun
 
 

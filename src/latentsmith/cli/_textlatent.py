@@ -71,6 +71,9 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         "--sampler", choices=["confidence", "ancestral"], default="confidence",
         help="surest tokens first, or the diffusion's reverse steps",
     )  # fmt: skip
+    parser.add_argument(
+        "--unknown", action="store_true", help="let [UNK] be written, for rare words"
+    )  # fmt: skip
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +98,7 @@ def decoding(args: argparse.Namespace, usual: float = 0.0) -> "TextSamplerConfig
     temperature = usual if args.temperature is None else args.temperature
     values = {
         "kind": args.sampler, "steps": args.steps, "temperature": temperature,
-        "top_p": args.top_p, "guidance": args.guidance,
+        "top_p": args.top_p, "guidance": args.guidance, "unknown": args.unknown,
     }  # fmt: skip
     try:
         return TypeAdapter(TextSamplerConfig).validate_python(values)
@@ -227,7 +230,7 @@ def pairs_from_noise(
     if known["steps"] < 1 or known["temperature"] <= 0:
         raise UserError("steps must be at least 1, and temperature above 0")
     config = TextSamplerConfig(
-        kind="ancestral", steps=known["steps"], temperature=known["temperature"]
+        kind="ancestral", steps=known["steps"], temperature=known["temperature"], unknown=False
     )
     translator = translator_of(source, stage)
     drawn = sample(translator, known["count"], config, way=known["way"], seed=known["seed"])

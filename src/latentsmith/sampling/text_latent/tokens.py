@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from latentsmith.config.schema import schema
+from latentsmith.data.text.tokens.base import UNK_ID
 from latentsmith.diffusion.text_latent.model import TextLatentModel
 from latentsmith.errors import UserError
 
@@ -33,6 +34,9 @@ class TextSamplerConfig:
     cost."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """confidence: how many places are still masked after each step; cosine shows few at first."""
+    unknown: bool = True
+    """Whether [UNK] may be written: true texts have it in the place of rare words, readers have no
+    use for it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Odds:
         mixed = torch.where(possible, free + self.guidance * (given - free), -torch.inf)
         return mixed.log_softmax(-1)
 
-    def draw(self, temperature: float, top_p: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, config: TextSamplerConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """A token for each place and its log-probability [M] each. A few places at a time: float64
         of all of them, times a wide vocabulary, goes to memory and back at every operation."""
         tokens, sure = [], []
@@ -132,7 +136,9 @@ class Odds:
         step = max(1, (CPU_NUMBERS if self.given.device.type == "cpu" else GPU_NUMBERS) // size)
         for first in range(0, count, step):
             log_p = self.log_p(slice(first, first + step))
-            tokens.append(draw(log_p, temperature, top_p, rng))
+            if not config.unknown:
+                log_p[:, UNK_ID] = -torch.inf
+            tokens.append(draw(log_p, config.temperature, config.top_p, rng))
             sure.append(log_p.gather(-1, tokens[-1][:, None]).squeeze(-1))
         if not tokens:
             none = self.places.new_zeros(0)
