@@ -85,8 +85,9 @@ def search(
             back = read(texts.tokens)
         off = (back - wanted).flatten(1).norm(dim=1)
         nfe += candidates * (texts.nfe + (draws if read is None else 0))
-        rows = (x.unflatten(0, (-1, candidates)) for x in (texts.tokens, off, texts.confidence))
-        return Candidates(*rows, nfe)
+        each = texts.tokens, off, texts.confidence
+        tokens, off, confidence = (x.unflatten(0, (-1, candidates)) for x in each)
+        return Candidates(tokens, off, confidence, nfe)
 
     pool = _nearest([write(None)], candidates)
     for _ in range(rounds):
@@ -106,8 +107,8 @@ def best_of(
     draws: int = 1,
 ) -> TextSample:
     """The first of `search`, read by the model: the text that T2L maps nearest to its latent."""
-    more = {"candidates": candidates, "rounds": rounds, "draws": draws}
-    return search(model, latents, config, rng, **more).best()
+    found = search(model, latents, config, rng, candidates=candidates, rounds=rounds, draws=draws)
+    return found.best()
 
 
 def _hidden(model: TextLatentModel, tokens: Tensor, rng: torch.Generator) -> Tensor:
