@@ -16,7 +16,7 @@ from latentsmith.diffusion.text_latent.model import TextLatentModel
 from latentsmith.encoders.text.sentence import SentenceConfig
 from latentsmith.errors import UserError
 from latentsmith.sampling.text_latent import writing
-from latentsmith.sampling.text_latent.best_of import best_of
+from latentsmith.sampling.text_latent.search import search
 from latentsmith.sampling.text_latent.tokens import TextSamplerConfig
 from latentsmith.sampling.text_latent.translator import MadeBy, Translator
 from latentsmith.sampling.text_latent.writing import infill, invert, roundtrip
@@ -93,7 +93,8 @@ def test_invert_gives_the_best_first(translator, model, files, tmp_path):
     # the first is what the library calls the best of five
     z = translator.normalized(torch.from_numpy(np.load(files[1])).float())
     config = TextSamplerConfig(temperature=1.5)
-    best = best_of(translator.model, z, config, torch.Generator().manual_seed(0), candidates=5)
+    rng = torch.Generator().manual_seed(0)
+    best = search(translator.model, z, config, rng, candidates=5).best()
     assert [r["text"] for r in rows_of(out)] == translator.tokenizer.decode(best.tokens)
 
 

@@ -12,9 +12,9 @@ from latentsmith.errors import UserError
 from latentsmith.losses.priors.diffusion import DiffusionPriorConfig
 from latentsmith.losses.priors.moments import MomentsConfig
 from latentsmith.losses.priors.reference import LatentReference
-from latentsmith.sampling.text_latent.best_of import best_of
 from latentsmith.sampling.text_latent.decode import decode
 from latentsmith.sampling.text_latent.latents import one_step
+from latentsmith.sampling.text_latent.search import search
 from latentsmith.sampling.text_latent.tokens import TextSamplerConfig
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import fit
@@ -75,7 +75,8 @@ def test_overfits_both_directions_and_the_cycle_and_uses_the_latent(tmp_path):
         for z in (data.latents, data.latents.roll(1, 0))
     )
     assert other - own > L * 0.5
-    found = best_of(m, data.latents, TextSamplerConfig(temperature=1.0), rng(), candidates=4)
+    drawn = TextSamplerConfig(temperature=1.0)
+    found = search(m, data.latents, drawn, rng(), candidates=4).best()
     assert (found.tokens == data.tokens)[content].float().mean() > 0.9
 
 

@@ -12,12 +12,12 @@ from latentsmith.diffusion.text_latent.model import TextLatentModel
 from latentsmith.errors import UserError
 from latentsmith.sampling.samplers.ddim import DdimConfig
 from latentsmith.sampling.samplers.ddpm import DdpmConfig
-from latentsmith.sampling.text_latent import best_of as best_of_module
+from latentsmith.sampling.text_latent import search as search_module
 from latentsmith.sampling.text_latent import tokens as tokens_module
-from latentsmith.sampling.text_latent.best_of import MOST_HIDDEN, best_of, search
 from latentsmith.sampling.text_latent.both import joint, sequential
 from latentsmith.sampling.text_latent.decode import decode, remaining
 from latentsmith.sampling.text_latent.latents import one_step, sample_latents
+from latentsmith.sampling.text_latent.search import MOST_HIDDEN, search
 from latentsmith.sampling.text_latent.tokens import (
     Canvas,
     Odds,
@@ -291,7 +291,7 @@ def test_a_network_that_knows_the_latent_gives_it(sampler):
 def test_best_of_takes_the_text_that_comes_back_nearest():
     m, z = model(process=no_fill()), batch(5)["latents"]
     config = TextSamplerConfig(steps=3, temperature=1.0)
-    got = best_of(m, z, config, rng(), candidates=6)
+    got = search(m, z, config, rng(), candidates=6).best()
     generator = rng()
     texts_ = decode(m, z.repeat_interleave(6, 0), config, generator)
     back = one_step(m, texts_.tokens, generator).latents.view(5, 6, D)
@@ -299,7 +299,7 @@ def test_best_of_takes_the_text_that_comes_back_nearest():
     assert torch.equal(got.tokens, texts_.tokens.view(5, 6, L)[torch.arange(5), best])
     assert got.nfe == 6 * (3 + 1) and len(set(best.tolist())) > 1
     with pytest.raises(ValueError, match="candidates=0"):
-        best_of(m, z, config, rng(), candidates=0)
+        search(m, z, config, rng(), candidates=0)
 
 
 def test_search_comes_nearer_and_never_goes_back():
@@ -323,13 +323,13 @@ def test_search_comes_nearer_and_never_goes_back():
 def test_search_hides_a_part_and_keeps_the_rest(monkeypatch):
     m, z = model(process=no_fill()), batch(5)["latents"]
     given = []
-    real = best_of_module.decode
+    real = search_module.decode
 
     def watched(*args, **more):
         given.append(more["given"])
         return real(*args, **more)
 
-    monkeypatch.setattr(best_of_module, "decode", watched)
+    monkeypatch.setattr(search_module, "decode", watched)
     config = TextSamplerConfig(steps=2, temperature=1.0)
     found = search(m, z, config, rng(), candidates=30, rounds=1)
     assert given[0] is None

@@ -21,9 +21,9 @@ from latentsmith.metrics.text_prediction import SHARES
 from latentsmith.recipes.textlatent.config import TextLatentRecipe
 from latentsmith.recipes.textlatent.measure_drawn import measure_drawn
 from latentsmith.recipes.textlatent.yardstick import READ_AGAIN, Yardstick
-from latentsmith.sampling.text_latent.best_of import best_of
 from latentsmith.sampling.text_latent.decode import decode
 from latentsmith.sampling.text_latent.latents import LatentSample, one_step, sample_latents
+from latentsmith.sampling.text_latent.search import search
 from latentsmith.sampling.text_latent.tokens import TextSample, TextSamplerConfig
 from latentsmith.sampling.text_latent.translator import Translator
 
@@ -162,7 +162,7 @@ class Card:
         def some(part: Tensor) -> TextSample:
             if candidates > 1:
                 many = {"candidates": candidates, "rounds": rounds}
-                return best_of(self.model, part, config, rng, **many)
+                return search(self.model, part, config, rng, **many).best()
             return decode(self.model, part, config, rng, given=None)
 
         found = []

@@ -12,9 +12,9 @@ from latentsmith.encoders.text import TextEncoder
 from latentsmith.errors import UserError
 from latentsmith.sampling.samplers.base import SamplerConfig
 from latentsmith.sampling.samplers.ddim import DdimConfig
-from latentsmith.sampling.text_latent.best_of import Candidates, search
 from latentsmith.sampling.text_latent.both import joint, sequential
 from latentsmith.sampling.text_latent.decode import decode
+from latentsmith.sampling.text_latent.search import Candidates, search
 from latentsmith.sampling.text_latent.tokens import TextSample, TextSamplerConfig
 from latentsmith.sampling.text_latent.translator import BATCH, Translator
 

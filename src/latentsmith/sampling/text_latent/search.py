@@ -96,21 +96,6 @@ def search(
     return pool
 
 
-def best_of(
-    model: TextLatentModel,
-    latents: Tensor,
-    config: TextSamplerConfig,
-    rng: torch.Generator,
-    *,
-    candidates: int,
-    rounds: int = 0,
-    draws: int = 1,
-) -> TextSample:
-    """The first of `search`, read by the model: the text that T2L maps nearest to its latent."""
-    found = search(model, latents, config, rng, candidates=candidates, rounds=rounds, draws=draws)
-    return found.best()
-
-
 def _hidden(model: TextLatentModel, tokens: Tensor, rng: torch.Generator) -> Tensor:
     """Rows [M, L] with the mask at a drawn share of their places, at one of them at least."""
     u = torch.rand(tokens.shape, generator=rng, device=tokens.device)
