@@ -161,8 +161,8 @@ class Card:
 
         def some(part: Tensor) -> TextSample:
             if candidates > 1:
-                many = {"candidates": candidates, "rounds": rounds}
-                return search(self.model, part, config, rng, **many).best()
+                found = search(self.model, part, config, rng, candidates=candidates, rounds=rounds)
+                return found.best()
             return decode(self.model, part, config, rng, given=None)
 
         found = []
