@@ -3,7 +3,7 @@
     python benchmarks/token_draws.py [--places 4096] [--vocabulary 8196] [--rounds 7] [--write]
 
 The limit is memory: float64 log-probabilities, their Gumbel noise and what lies between are M x V
-numbers that are written and read again by every operation, and fresh pages each time. `Odds.draw`
+numbers that are written and read again by every operation, and fresh pages each time. `Odds.guess`
 takes as many places at once as stay in a core's cache. Both draw the same tokens, which is checked.
 Given are medians over rounds in turns, and the median over rounds of (at once / a few of the same
 round); peak memory is that of a process of its own for each, less what the logits take.
@@ -37,7 +37,7 @@ def drawn(made: tokens.Odds, way: str) -> tuple[torch.Tensor, float]:
     """Tokens [M], seconds."""
     tokens.CPU_NUMBERS = WAYS[way]
     begun = time.perf_counter()
-    found, _ = made.draw(
+    found, _ = made.guess(
         tokens.TextSamplerConfig(temperature=0.7), torch.Generator().manual_seed(1)
     )
     return found, time.perf_counter() - begun

@@ -177,14 +177,14 @@ def test_drawn_a_few_places_at_a_time_is_drawn_at_once(monkeypatch, guidance):
     given[:, 0] = free[:, 0] = -torch.inf
     odds = Odds(given, torch.arange(50), None if guidance == 1 else free, guidance)
     config = TextSamplerConfig(temperature=0.9, top_p=0.95)
-    whole, sure = odds.draw(config, rng())
+    whole, sure = odds.guess(config, rng())
     assert torch.equal(sure, odds.log_p()[torch.arange(50), whole]) and (whole > 0).all()
     for numbers in (1, 7 * V, 50 * V):
         monkeypatch.setattr(tokens_module, "CPU_NUMBERS", numbers)
-        tokens, log_p = odds.draw(config, rng())
+        tokens, log_p = odds.guess(config, rng())
         assert torch.equal(tokens, whole)
         torch.testing.assert_close(log_p, sure, rtol=1e-12, atol=1e-12)
-    nothing = Odds(given[:0], torch.arange(0)).draw(config, rng())
+    nothing = Odds(given[:0], torch.arange(0)).guess(config, rng())
     assert nothing[0].shape == nothing[1].shape == (0,)
 
 
@@ -194,8 +194,8 @@ def test_unknown_is_not_written_where_it_is_not_wanted(temperature):
     logits[:, UNK_ID] = 9
     odds = Odds(logits, torch.arange(200))
     may, never = (TextSamplerConfig(temperature=temperature, unknown=u) for u in (True, False))
-    assert (odds.draw(may, rng())[0] == UNK_ID).sum() > 150
-    found, sure = odds.draw(never, rng())
+    assert (odds.guess(may, rng())[0] == UNK_ID).sum() > 150
+    found, sure = odds.guess(never, rng())
     assert not (found == UNK_ID).any() and sure.isfinite().all()
 
 

@@ -142,7 +142,7 @@ def _guesses(
     odds: Odds, canvas: Canvas, config: TextSamplerConfig, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A token for each masked place, and its log-probability, both [B, L]."""
-    token, sure = odds.draw(config, rng)
+    token, sure = odds.guess(config, rng)
     return (
         spread_out(token, odds.places, canvas.tokens, 0),
         spread_out(sure, odds.places, canvas.tokens, 0.0),

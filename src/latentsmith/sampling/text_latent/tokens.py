@@ -128,7 +128,7 @@ class Odds:
         mixed = torch.where(possible, free + self.guidance * (given - free), -torch.inf)
         return mixed.log_softmax(-1)
 
-    def draw(self, config: TextSamplerConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def guess(self, config: TextSamplerConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """A token for each place and its log-probability [M] each. A few places at a time: float64
         of all of them, times a wide vocabulary, goes to memory and back at every operation."""
         tokens, sure = [], []
