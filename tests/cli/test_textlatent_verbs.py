@@ -92,7 +92,7 @@ def test_invert_gives_the_best_first(translator, model, files, tmp_path):
         assert len({row["text"], *(other["text"] for other in row["others"])}) > 1
     # the first is what the library calls the best of five
     z = translator.normalized(torch.from_numpy(np.load(files[1])).float())
-    config = TextSamplerConfig(temperature=1.5)
+    config = TextSamplerConfig(temperature=1.5, unknown=False)
     rng = torch.Generator().manual_seed(0)
     best = search(translator.model, z, config, rng, candidates=5).best()
     assert [r["text"] for r in rows_of(out)] == translator.tokenizer.decode(best.tokens)
@@ -134,7 +134,9 @@ def test_roundtrip_says_what_came_back(translator, model, files, tmp_path, capsy
     assert "of 2 came back the same" in capsys.readouterr().out
     assert [row["text"] for row in rows_of(out)] == TEXTS
     assert all(-1.001 <= row["cosine"] <= 1.001 for row in rows_of(out))
-    trips = roundtrip(translator, TEXTS, TextSamplerConfig(), encoder=translator.made_by.build())
+    trips = roundtrip(
+        translator, TEXTS, TextSamplerConfig(unknown=False), encoder=translator.made_by.build()
+    )
     assert [row["back"] for row in rows_of(out)] == [trip.back for trip in trips]
 
 
@@ -160,7 +162,9 @@ def test_infill_keeps_what_is_given(translator, model, tmp_path):
     for a, b in zip(given, filled, strict=False):
         assert a in (b, "[MASK]")
     assert "[MASK]" not in filled
-    one = infill(translator, [row["given"]], TextSamplerConfig(), latents=torch.zeros(1, 16))
+    one = infill(
+        translator, [row["given"]], TextSamplerConfig(unknown=False), latents=torch.zeros(1, 16)
+    )
     assert len(one) == 1
 
 
