@@ -300,15 +300,16 @@ def _names(source: Source, found: _Gathered) -> dict[Place, str]:
 
 
 def _renamed(text: str, source: Source, names: dict[Place, str]) -> str:
-    """The text of ``source`` with its names of definitions as they are called here. (An attribute
-    or an argument of such a name is no definition's.)"""
+    """The text of ``source`` with its names of definitions as they are called here. (An attribute,
+    an argument or a method of such a name is no definition's.)"""
+    method = r"(?<!^    def )" if re.search(r"^class ", text, re.M) else ""
     for name in [*source.defined, *source.imported]:
         if name not in text:
             continue
         place = _resolved(source, name)
         now = names.get(place, name) if isinstance(place, Place) else name
         if now != name:
-            text = re.sub(rf"(?<![\w.]){name}(?!\w|=[^=])", now, text)
+            text = re.sub(rf"{method}(?<![\w.]){name}(?!\w|=[^=])", now, text, flags=re.M)
     return text
 
 

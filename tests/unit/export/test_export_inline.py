@@ -135,3 +135,17 @@ def test_two_things_of_one_name_get_two_names(tmp_path, monkeypatch):
     assert (one(), two()) == ((1, 0), 2)
     assert run(standalone(f"{start}own"))["MEAN"] == (1, 0)
     assert run(standalone(f"{start}renamed"))["here"]() == (1, 0)
+
+
+def test_a_method_keeps_its_name_where_a_function_of_that_name_loses_it(tmp_path, monkeypatch):
+    start = package(
+        tmp_path,
+        monkeypatch,
+        tools='"""."""\n\n\ndef draw():\n    return 1\n',
+        odds='"""."""\nfrom latentsmith.export.toy_tools import draw\n\n\nclass Odds:\n'
+        "    def draw(self):\n        return draw() + 1\n"
+        "\n\ndef odds():\n    return Odds().draw()\n",
+        top='"""."""\nfrom latentsmith.export.toy_odds import odds\n\n\n'
+        "def draw():\n    return odds()\n",
+    )
+    assert run(standalone(f"{start}top"))["draw"]() == 2
