@@ -38,6 +38,28 @@ def test_logistic_fit_matches_sklearn():
         assert np.abs(got - expected).max() < 5e-4
 
 
+def test_the_fit_lets_scipy_have_one_blas_thread(monkeypatch):
+    """Two of them take turns with torch's threads: five to fifteen times slower on two cores."""
+    import scipy.optimize
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    during, minimize = [], scipy.optimize.minimize
+
+    def spy(*args, **kwargs):
+        during.append(threads())
+        return minimize(*args, **kwargs)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", spy)
+    x, y = data()
+    with threadpool_limits(2, user_api="blas"):
+        logistic_fit(x, y, 3, 1e-2)
+        assert threads() == {2}  # given back
+    assert during == [{1}]
+
+
 @pytest.mark.parametrize("wide", [6, 400])  # primal and dual
 def test_ridge_fit_matches_sklearn(wide):
     from sklearn.linear_model import Ridge
