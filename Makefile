@@ -58,19 +58,20 @@ audit:
 	.audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 # torch goes first and alone: left to the resolver beside other packages, pip may pick a build
-# with gigabytes of CUDA libraries.
+# with gigabytes of CUDA libraries. --no-compile: bytecode is written at a module's first import, and
+# most modules of these packages never have one; half of the time of an install.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentsmith needs Python 3.11 or newer; give one with make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet --no-compile "$$(grep '^torch==' constraints.txt)"
 	touch $@
 
 $(VENV)/.core: $(VENV)/.torch pyproject.toml
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet --no-compile -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.core
 
 clean:
