@@ -31,6 +31,7 @@ from latentsmith.encoders.base import (
     EncoderOutput,
     to_rgb,
 )
+from latentsmith.encoders.same_conv import SameConv2d
 from latentsmith.errors import UserError
 from latentsmith.utils.digest import state_digest
 from latentsmith.utils.needs import Need, package
@@ -114,16 +115,12 @@ def fold_batch_norms(net: nn.Module) -> None:
                 setattr(block, norm, nn.Identity())
 
 
-def fold_paddings(net: nn.Module) -> None:
-    """Let the convolutions pad for themselves where "same" padding is symmetric (all of stride 1),
-    in place: the separate zero padding copies every activation, a quarter of the time."""
-    for conv in net.modules():
-        padding = getattr(conv, "static_padding", None)
-        if isinstance(conv, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d):
-            left, right, top, bottom = padding.padding
-            if left == right and top == bottom:
-                conv.padding = (top, left)
-                conv.static_padding = nn.Identity()  # type: ignore[assignment]
+def pad_within(net: nn.Module) -> None:
+    """Let the convolutions pad for themselves, in place; see `SameConv2d`."""
+    for block in list(net.modules()):
+        for name, conv in list(block.named_children()):
+            if isinstance(conv, nn.Conv2d):
+                setattr(block, name, SameConv2d.of(conv))
 
 
 def activate_in_place(net: nn.Module) -> None:
@@ -163,7 +160,7 @@ class EfficientNetLite0(Encoder):
         if self.stride != LAST:
             net._blocks, net._conv_head, net._bn1 = net._blocks[:blocks], nn.Identity(), None
         fold_batch_norms(net)
-        fold_paddings(net)
+        pad_within(net)
         activate_in_place(net)
         net._fc = nn.Identity()
         self.net = net.to(memory_format=torch.channels_last)

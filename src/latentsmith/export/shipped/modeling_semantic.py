@@ -1,6 +1,5 @@
 """An autoencoder around a vision encoder, as a diffusers model used as ``AutoencoderKL`` is."""
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,19 +17,7 @@ from latentsmith.autoencoders.projectors.transformer import Blocks
 from latentsmith.backbones.blocks.weights import Constant
 from latentsmith.data.transforms import resize
 from latentsmith.encoders.base import to_rgb
-
-
-class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding, which depends on the input's size."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, C', ⌈H / stride⌉, ⌈W / stride⌉]."""
-        pads: list[int] = []
-        sides = zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)
-        for side, kernel, stride in sides:
-            both = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
-            pads += [both // 2, both - both // 2]
-        return super().forward(F.pad(input, pads))
+from latentsmith.encoders.same_conv import SameConv2d
 
 
 class LiteBlock(nn.Module):
@@ -39,9 +26,9 @@ class LiteBlock(nn.Module):
     def __init__(self, a: int, b: int, kernel: int, stride: int, ratio: int):
         super().__init__()
         inner = a * ratio
-        self._expand_conv = SameConv(a, inner, 1) if ratio > 1 else nn.Identity()
-        self._depthwise_conv = SameConv(inner, inner, kernel, stride, groups=inner)
-        self._project_conv = SameConv(inner, b, 1)
+        self._expand_conv = SameConv2d(a, inner, 1) if ratio > 1 else nn.Identity()
+        self._depthwise_conv = SameConv2d(inner, inner, kernel, stride, groups=inner)
+        self._project_conv = SameConv2d(inner, b, 1)
         self.expands, self.skips = ratio > 1, stride == 1 and a == b
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,14 +54,14 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, stride: int = 32):
         super().__init__()
-        self._conv_stem, reached = SameConv(3, 32, 3, 2), 2
+        self._conv_stem, reached = SameConv2d(3, 32, 3, 2), 2
         self._blocks, a = nn.ModuleList(), 32
         for repeats, kernel, step, ratio, b in self.STAGES:
             reached *= step
             for n in range(repeats if reached <= stride else 0):
                 self._blocks.append(LiteBlock(a, b, kernel, 1 if n else step, ratio))
                 a = b
-        self._conv_head = SameConv(a, 1280, 1) if stride == 32 else None
+        self._conv_head = SameConv2d(a, 1280, 1) if stride == 32 else None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] → tokens [B, N, d]."""
