@@ -4,7 +4,6 @@ import math
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 
 
 class SameConv2d(nn.Conv2d):
@@ -20,11 +19,12 @@ class SameConv2d(nn.Conv2d):
     @classmethod
     def of(cls, conv: nn.Conv2d) -> "SameConv2d":
         """With the very weights of ``conv``, whose own padding is left out."""
-        made = skip_init(
-            cls, conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride),
-            groups=conv.groups, bias=conv.bias is not None,
+        made = cls(
+            conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride),
+            groups=conv.groups, bias=conv.bias is not None, device="meta",
         )  # fmt: skip
-        made.weight, made.bias = conv.weight, conv.bias
+        for name, parameter in conv.named_parameters(recurse=False):
+            made.register_parameter(name, parameter)
         return made
 
     def forward(self, input: Tensor) -> Tensor:
