@@ -19,8 +19,9 @@ class SameConv2d(nn.Conv2d):
     @classmethod
     def of(cls, conv: nn.Conv2d) -> "SameConv2d":
         """With the very weights of ``conv``, whose own padding is left out."""
+        (h, w), (y, x) = conv.kernel_size, conv.stride
         made = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride),
+            conv.in_channels, conv.out_channels, (h, w), (y, x),
             groups=conv.groups, bias=conv.bias is not None, device="meta",
         )  # fmt: skip
         for name, parameter in conv.named_parameters(recurse=False):
