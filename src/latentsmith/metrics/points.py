@@ -150,7 +150,8 @@ class Points:
 def submatrix(a: Tensor, index: Tensor) -> Tensor:
     """Rows and columns ``index`` of [N, N], touching those entries only."""
     entries = index[:, None] * len(a) + index  # one gather of a row is quicker than two indices
-    return a.flatten().index_select(0, entries.flatten()).view(len(index), len(index))
+    picked = a.flatten().index_select(0, entries.flatten().to(a.device))
+    return picked.view(len(index), len(index))
 
 
 def average_ranks(values: Tensor) -> Tensor:
