@@ -12,7 +12,7 @@ from functools import cached_property
 from torch import Tensor
 
 from latentsmith.data.base import Dataset, Sample, Split, keys_of
-from latentsmith.data.memory import GatherDataset
+from latentsmith.data.memory import GatherDataset, can_gather
 from latentsmith.data.subset import Subset
 from latentsmith.utils.digest import json_digest
 
@@ -97,5 +97,5 @@ def warn_left_out(dataset: Dataset) -> None:
 
 def edited(dataset: Dataset) -> EditedImages:
     """The other side of ``dataset``, able to gather when it is."""
-    kind = GatherEditedImages if isinstance(dataset, GatherDataset) else EditedImages
+    kind = GatherEditedImages if can_gather(dataset) else EditedImages
     return kind(dataset)

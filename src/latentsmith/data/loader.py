@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentsmith.data.base import CorruptSample, Dataset, Sample
 from latentsmith.data.collate import collate
-from latentsmith.data.memory import GatherDataset, MemoryDataset
+from latentsmith.data.memory import MemoryDataset, can_gather
 from latentsmith.data.order import order, rank_slice
 from latentsmith.data.streams import uniforms
 from latentsmith.data.transforms import Transform
@@ -198,7 +198,7 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, pool: ThreadPoolExecutor, plan: _Plan) -> list[Future[Any]]:
-        if isinstance(self.dataset, GatherDataset):
+        if can_gather(self.dataset):
             return [pool.submit(self._gather, plan)]
         rows = zip(plan.indices.tolist(), plan.draws, strict=True)
         return [pool.submit(self._read, index, draws, plan.replace) for index, draws in rows]
@@ -233,7 +233,7 @@ class Loader:
         return _Read({"index": index, **sample}, corrupt)
 
     def _gather(self, plan: _Plan) -> Batch:
-        assert isinstance(self.dataset, GatherDataset)
+        assert can_gather(self.dataset)
         batch = dict(self.dataset.gather(plan.indices))
         for key in self.image_keys:
             batch[key] = self.transform.batch(batch[key], plan.draws)

@@ -1,7 +1,7 @@
 """Datasets that fit in memory: one uint8 tensor."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 import xxhash
@@ -12,7 +12,6 @@ from latentsmith.errors import UserError
 from latentsmith.utils.seeding import generator
 
 
-@runtime_checkable
 class GatherDataset(Dataset, Protocol):
     """A dataset of equally sized images that can give many samples at once."""
 
@@ -20,6 +19,12 @@ class GatherDataset(Dataset, Protocol):
         """int64 [B] → the same keys as one sample, collated: ``"image"`` uint8 [B, C, H, W],
         ``"label"`` int64 [B], texts as lists."""
         ...
+
+
+def can_gather(dataset: Dataset) -> TypeGuard[GatherDataset]:
+    """Whether it is a `GatherDataset`. Not asked by ``isinstance``: before Python 3.12 that reads
+    every attribute of a protocol, and the digest of a folder reads all of its files."""
+    return hasattr(dataset, "gather")
 
 
 class MemoryDataset:

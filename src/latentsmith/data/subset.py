@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from latentsmith.data.base import Dataset, Sample, keys_of
-from latentsmith.data.memory import GatherDataset
+from latentsmith.data.memory import GatherDataset, can_gather
 from latentsmith.utils.digest import json_digest
 from latentsmith.utils.seeding import generator
 
@@ -57,7 +57,7 @@ class GatherSubset(Subset):
 
 def subset(dataset: Dataset, indices: Tensor) -> Subset:
     """The subset, able to gather when ``dataset`` is."""
-    kind = GatherSubset if isinstance(dataset, GatherDataset) else Subset
+    kind = GatherSubset if can_gather(dataset) else Subset
     return kind(dataset, indices)
 
 

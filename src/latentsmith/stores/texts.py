@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentsmith.data.base import CorruptSample, Dataset
-from latentsmith.data.memory import GatherDataset
+from latentsmith.data.memory import can_gather
 from latentsmith.data.subset import Subset
 from latentsmith.encoders.text.base import TextEncoder
 from latentsmith.errors import UserError
@@ -88,7 +88,7 @@ def captions(dataset: Dataset) -> Texts:
 
 
 def _captions(dataset: Dataset) -> Iterable[str | None]:
-    if isinstance(dataset, GatherDataset):
+    if can_gather(dataset):
         for rows in torch.arange(len(dataset)).split(256):
             batch = dataset.gather(rows)
             if "caption" not in batch:

@@ -11,7 +11,7 @@ from latentsmith.autoencoders.kl import KLAutoencoderConfig
 from latentsmith.data.digits import DigitsConfig
 from latentsmith.data.edited import EditedImages, edited, has_edits
 from latentsmith.data.image_list import ImageListConfig
-from latentsmith.data.memory import GatherDataset
+from latentsmith.data.memory import can_gather
 from latentsmith.data.prepare import prepare
 from latentsmith.data.prepare_zip import ZipSettings, prepare_zip
 from latentsmith.data.shapes.config import ShapesConfig
@@ -29,7 +29,7 @@ def shapes(**settings):
 def test_target_and_instruction_take_the_place_of_image_and_caption():
     source = shapes()
     other = edited(source)
-    assert isinstance(other, GatherDataset)
+    assert can_gather(other)
     whole = source.gather(torch.arange(8))
     batch = other.gather(torch.arange(8))
     assert torch.equal(batch["image"], whole["target"])

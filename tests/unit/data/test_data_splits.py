@@ -122,14 +122,13 @@ def test_those_who_waited_go_together(tmp_path):
         with first_alone(tmp_path / "x"):
             together.wait(timeout=20)  # broken unless all three are inside at once
 
-    threads = [threading.Thread(target=wait) for _ in range(2)]
+    threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    with first_alone(tmp_path / "x"):
+    with first_alone(tmp_path / "x"):  # not to come again: a newcomer may be before who is woken
         first.set()
         time.sleep(0.2)
         assert together.n_waiting == 0
-    wait()
     for thread in threads:
         thread.join()
     assert not together.broken
