@@ -331,4 +331,5 @@ def run_processes(
         child.join(120)
         if child.is_alive():
             child.kill()
+            child.join()  # for its exit code: -9, not the None of one that still runs
     return [child.exitcode or 0 for child in children]
