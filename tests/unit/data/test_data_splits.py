@@ -14,7 +14,9 @@ import torch.distributed as dist
 from helpers.ranks import run_ranks
 from latentsmith.config.schema import schema
 from latentsmith.data.base import DatasetConfig
+from latentsmith.data.memory import can_gather
 from latentsmith.data.splits import Splits
+from latentsmith.data.subset import subset
 from latentsmith.errors import UserError
 from latentsmith.training.team import Team
 from latentsmith.utils.lock import first_alone
@@ -112,6 +114,28 @@ def test_one_process_reads_the_digest_only_when_it_is_asked_for(tmp_path, monkey
     (tmp_path / "data").mkdir()
     found = images()
     assert len(found.train) == 4 and not (tmp_path / "data/digest-train.log").exists()
+
+
+def test_asking_whether_a_dataset_gathers_takes_no_digest():
+    class Dear:
+        name, classes, origin = "dear", None, "the test"
+
+        @property
+        def digest(self) -> str:
+            raise AssertionError("all files would be read now")
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return {}
+
+        def gather(self, indices):
+            return {"index": indices}
+
+    some = subset(Dear(), torch.tensor([3, 1]))
+    assert can_gather(some)
+    assert some.gather(torch.tensor([0, 1]))["index"].tolist() == [3, 1]
 
 
 def test_those_who_waited_go_together(tmp_path):
