@@ -118,7 +118,8 @@ def test_one_process_reads_the_digest_only_when_it_is_asked_for(tmp_path, monkey
 
 def test_asking_whether_a_dataset_gathers_takes_no_digest():
     class Dear:
-        name, classes, origin = "dear", None, "the test"
+        name = origin = "dear"
+        classes: list[str] | None = None
 
         @property
         def digest(self) -> str:
