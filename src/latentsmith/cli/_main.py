@@ -164,7 +164,7 @@ def _leave_group() -> None:
 
 def _interrupted(stop: KeyboardInterrupt, argv: list[str]) -> int:
     code = int(getattr(stop, "exit_code", 130))
-    if os.environ.get("RANK", "0") != "0":  # all are stopped together: one says so
+    if os.environ.get("RANK", "0") != "0" or "--beside" in argv:  # all stop together: one says so
         return code
     message = str(stop) or "interrupted"
     print(f"\nlatentsmith: {message}", file=sys.stderr)

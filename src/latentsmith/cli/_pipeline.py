@@ -119,21 +119,42 @@ def prepare() -> None:
         log.warning(warning)
 
 
-def go_through(run: "Run", stages: "list[Stage]") -> None:
-    """Run the stages in order; each resumes or skips what is done."""
+def go_through(run: "Run", stages: "list[Stage]", *, abreast: bool = False) -> None:
+    """Run the stages in order; each resumes or skips what is done.
 
+    Args:
+        abreast: do those that need nothing of each other side by side, in processes of their own,
+            where there are threads to share out (`latentsmith.cli._abreast`).
+    """
+    from latentsmith.cli._abreast import grouped, share, side_by_side
+
+    marks = {stage.name: f"[{n}/{len(stages)}] {stage.name}" for n, stage in enumerate(stages, 1)}
+    for group in grouped(stages) if abreast else [[stage] for stage in stages]:
+        if threads := share(run, group):
+            side_by_side(run, group, marks, threads)
+            continue
+        for stage in group:
+            announce(run, stage, marks[stage.name])
+            started = time.monotonic()
+            carry_on(run, stage)
+            log.info("%s: %s", marks[stage.name], clock(time.monotonic() - started))
+
+
+def announce(run: "Run", stage: "Stage", mark: str) -> None:
+    """Say what comes now."""
+    state = " (done before)" if run.stage_done(stage.name) else ""
+    log.info("%s: %s%s", mark, stage.help, state)
+
+
+def carry_on(run: "Run", stage: "Stage") -> None:
+    """Run one stage; it resumes or skips what is done."""
     from latentsmith.utils.cache import used_by
 
-    for n, stage in enumerate(stages, 1):
-        state = " (done before)" if run.stage_done(stage.name) else ""
-        log.info("[%d/%d] %s: %s%s", n, len(stages), stage.name, stage.help, state)
-        started = time.monotonic()
-        try:
-            with memory_is_told(run, stage.name), used_by(run.path):
-                stage.run(run)
-        finally:
-            run.let_go()
-        log.info("[%d/%d] %s: %s", n, len(stages), stage.name, clock(time.monotonic() - started))
+    try:
+        with memory_is_told(run, stage.name), used_by(run.path):
+            stage.run(run)
+    finally:
+        run.let_go()
 
 
 @contextlib.contextmanager

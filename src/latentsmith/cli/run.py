@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         check_needs(config)
     prepare()
     with Run.open(out, config, args.overrides, fresh=args.fresh) as opened:
-        go_through(opened, stages)
+        go_through(opened, stages, abreast=True)
         if args.until is None:
             opened.finish()
         if opened.writable:

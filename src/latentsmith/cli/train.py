@@ -1,6 +1,7 @@
 """``latentsmith train RECIPE.STAGE``: one stage of a recipe."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from latentsmith.cli._pipeline import add_overrides, go_through, out_of, prepare
@@ -13,6 +14,7 @@ def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("train", help=HELP, description=HELP)
     parser.add_argument("stage", metavar="RECIPE.STAGE", help="e.g. mmreg.pretrain")
     add_overrides(parser)
+    parser.add_argument("--beside", type=Path, help=argparse.SUPPRESS)  # for cli._abreast
     parser.set_defaults(run=train)
 
 
@@ -23,6 +25,11 @@ def train(args: argparse.Namespace) -> None:
     from latentsmith.errors import UserError, nearest
 
     recipe, _, name = args.stage.partition(".")
+    if args.beside is not None:
+        from latentsmith.cli._abreast import take_part
+
+        take_part(args.beside, name)
+        return
     config = compose(recipe, args.overrides)
     stages = {stage.name: stage for stage in config.stages()}
     if not name:

@@ -156,6 +156,19 @@ class Run:
         overrides = typed.read_text().splitlines() if typed.is_file() else []
         return cls(path, from_yaml(file.read_text(), where=file), overrides)
 
+    @classmethod
+    def beside(cls, path: Path | str) -> "Run":
+        """A run to do one stage of, which another process of the same command has opened.
+
+        Raises UserError as `load` does."""
+        run = cls.load(path)
+        run.writable = True
+        return run
+
+    def held(self) -> list[int]:
+        """File descriptors of the folder's lock. A process that inherits them holds it, too."""
+        return [self._lock.fd] if self._lock is not None else []
+
     def close(self) -> None:
         """Let other processes write the folder."""
         self.let_go()

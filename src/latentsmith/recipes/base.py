@@ -30,6 +30,9 @@ class Stage:
     closing: str = ""
     """Also run when the run ends early (``--until``), at this stage or after it: a report of what
     is there."""
+    abreast: str = ""
+    """Name of a group. Neighbours of one group need nothing of each other: ``latentsmith run`` does
+    them side by side where it has CPU threads to share out."""
 
 
 class Staged:

@@ -37,21 +37,26 @@ log = logging.getLogger(__name__)
 
 START, BASELINE, REGULARIZED = "start", "baseline", "regularized"
 ARMS = (BASELINE, REGULARIZED)
+WORTH_A_PROCESS = 10_000
+"""Samples from which on a training is done side by side with the other arm's. A process takes some
+seconds to start."""
 
 
 def stages(cfg: MMRegConfig) -> list[Stage]:
     """All stages, bound to one pipeline, so that what one loads the next finds in memory."""
     line = Pipeline(cfg)
     pretrain = Stage("pretrain", "train the common starting point", line.pretrain)
+    arms = "arms" if cfg.finetune.samples >= WORTH_A_PROCESS else ""
+    made = "generators" if cfg.generation.train.samples >= WORTH_A_PROCESS else ""
     return [
         Stage("references", "cache the reference vectors of every image", line.references),
         *([pretrain] if cfg.pretrain is not None else []),
-        Stage(BASELINE, "finetune without the pairwise loss", line.baseline),
-        Stage(REGULARIZED, "finetune with the pairwise loss", line.regularized),
+        Stage(BASELINE, "finetune without the pairwise loss", line.baseline, abreast=arms),
+        Stage(REGULARIZED, "finetune with the pairwise loss", line.regularized, abreast=arms),
         Stage("measure", "measure both arms on held-out images", line.measure),
         Stage("latents", "cache both arms' latents", line.latents),
         *(
-            Stage(f"generator-{arm}", f"train a generator on {arm} latents", work)
+            Stage(f"generator-{arm}", f"train a generator on {arm} latents", work, abreast=made)
             for arm, work in zip(ARMS, (line.generate_baseline, line.generate_other), strict=True)
         ),
         Stage("report", "write the go/no-go report", line.report, closing="measure"),
