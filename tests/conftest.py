@@ -29,6 +29,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread_from_the_start():
+    """Also for what fixtures of the session make before the first test."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def gpu():
     """The machine's GPU, or one that is not there (`helpers.pretend_cuda`): what the CPU cannot

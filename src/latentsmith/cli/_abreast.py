@@ -4,6 +4,7 @@ OpenMP cuts every kernel of a training into parts and waits for the slowest: sma
 little from a second thread (docs/results/mmreg-laptop.md, "Time", has the numbers).
 """
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BESIDE = "LATENTSMITH_BESIDE"
+"""Set where ``latentsmith train`` does a stage for a command that has opened the run."""
 _PR_SET_PDEATHSIG = 1
+_PATIENCE = 10.0
+"""Seconds for the last lines of a process that is over; one that it started may keep them open."""
 
 
 def grouped(stages: "list[Stage]") -> "list[list[Stage]]":
@@ -37,9 +42,9 @@ def share(run: "Run", group: "list[Stage]") -> int:
     """Threads for each stage of a group that goes side by side; 0: one after the other.
 
     That is what happens where side by side would gain nothing or get in the way of others: one
-    thread, a GPU, several processes, or a sweep, whose parts may be side by side already.
+    thread, a GPU, a launcher's processes, or a sweep, whose parts may be side by side already.
     """
-    if len(group) < 2 or run.shared is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if len(group) < 2 or run.shared is not None or "WORLD_SIZE" in os.environ:
         return 0
     import torch
 
@@ -107,11 +112,17 @@ class _Worker:
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     over: bool = False
+    lines: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lines = threading.Thread(target=self._pass_on, daemon=True)
+        self.lines.start()
 
     @classmethod
     def start(cls, run: "Run", name: str, threads: int) -> "_Worker":
         env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        words = ["train", f"{run.config.kind}.{name}", "--beside", str(run.path)]
+        env |= {"PYTHONIOENCODING": "utf-8", BESIDE: "1"}
+        words = ["train", f"{run.config.kind}.{name}", "--out", str(run.path)]
         process = subprocess.Popen(
             [sys.executable, "-m", "latentsmith", *words],
             env=env,
@@ -123,18 +134,16 @@ class _Worker:
             pass_fds=run.held(),
             start_new_session=True,  # Ctrl-C reaches it through `stop` alone, once
         )
-        worker = cls(name, process)
-        worker._lines = threading.Thread(target=worker._pass_on, daemon=True)
-        worker._lines.start()
-        return worker
+        return cls(name, process)
 
     def _pass_on(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.strip():
-                # one piece, or the other worker's may come before its end
-                sys.stderr.write(f"{self.name}: {line.rstrip()}\n")
-                sys.stderr.flush()
+                with contextlib.suppress(OSError):  # nobody listens: it must not wait for room
+                    # one piece, or the other worker's may come before its end
+                    sys.stderr.write(f"{self.name}: {line.rstrip()}\n")
+                    sys.stderr.flush()
 
     @property
     def code(self) -> int | None:
@@ -145,7 +154,7 @@ class _Worker:
         """Whether it is over now; all it said has been passed on by then."""
         if self.process.poll() is None:
             return False
-        self._lines.join()
+        self.lines.join(_PATIENCE)
         self.over, self.seconds = True, time.monotonic() - self.began
         return True
 
@@ -159,7 +168,7 @@ class _Worker:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self._lines.join()
+        self.lines.join(_PATIENCE)
 
     def error(self, run: "Run") -> Exception:
         """What ended it, as it would have been raised here."""
@@ -168,10 +177,11 @@ class _Worker:
         note = run.path / "failed.json"
         if note.is_file():
             return UserError(str(json.loads(note.read_text())["error"]))
-        how = f"signal {-self.code}" if (self.code or 0) < 0 else f"exit code {self.code}"
+        code = self.process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return UserError(
             f"stage {self.name}: its process ended with {how}"
-            + (", as when memory runs out" if self.code == -signal.SIGKILL else "")
+            + (", as when memory runs out" if code == -signal.SIGKILL else "")
             + ". The same command goes on; with OMP_NUM_THREADS=1 one stage after the other"
         )
 

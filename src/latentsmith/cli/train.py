@@ -1,9 +1,10 @@
 """``latentsmith train RECIPE.STAGE``: one stage of a recipe."""
 
 import argparse
-from pathlib import Path
+import os
 from typing import Any
 
+from latentsmith.cli._abreast import BESIDE, take_part
 from latentsmith.cli._pipeline import add_overrides, go_through, out_of, prepare
 
 HELP = "run one stage of a recipe, e.g. mmreg.pretrain; the same command resumes"
@@ -14,7 +15,6 @@ def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("train", help=HELP, description=HELP)
     parser.add_argument("stage", metavar="RECIPE.STAGE", help="e.g. mmreg.pretrain")
     add_overrides(parser)
-    parser.add_argument("--beside", type=Path, help=argparse.SUPPRESS)  # for cli._abreast
     parser.set_defaults(run=train)
 
 
@@ -25,10 +25,8 @@ def train(args: argparse.Namespace) -> None:
     from latentsmith.errors import UserError, nearest
 
     recipe, _, name = args.stage.partition(".")
-    if args.beside is not None:
-        from latentsmith.cli._abreast import take_part
-
-        take_part(args.beside, name)
+    if BESIDE in os.environ:
+        take_part(args.out, name)
         return
     config = compose(recipe, args.overrides)
     stages = {stage.name: stage for stage in config.stages()}
