@@ -22,6 +22,11 @@ from latentsmith.config.run import Run
 from latentsmith.recipes.mmreg import stages
 from latentsmith.utils.lock import is_held, is_running
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available() or not Path("/proc/self/stat").exists(),
+    reason="arms go side by side on CPUs; their processes are looked up in /proc",
+)
+
 PARENT = """
 import sys, torch
 from latentsmith.cli import main

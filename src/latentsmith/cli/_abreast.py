@@ -5,7 +5,6 @@ little from a second thread (docs/results/mmreg-laptop.md, "Time", has the numbe
 """
 
 import contextlib
-import ctypes
 import itertools
 import json
 import logging
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 
 BESIDE = "LATENTSMITH_BESIDE"
 """Set where ``latentsmith train`` does a stage for a command that has opened the run."""
-_PR_SET_PDEATHSIG = 1
 _PATIENCE = 10.0
 """Seconds for the last lines of a process that is over; one that it started may keep them open."""
 
@@ -123,6 +121,7 @@ class _Worker:
         env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         env |= {"PYTHONIOENCODING": "utf-8", BESIDE: "1"}
         words = ["train", f"{run.config.kind}.{name}", "--out", str(run.path)]
+        words += ["--debug"] if log.isEnabledFor(logging.DEBUG) else []
         process = subprocess.Popen(
             [sys.executable, "-m", "latentsmith", *words],
             env=env,
@@ -190,9 +189,9 @@ def take_part(path: Path, name: str) -> None:
     """Do one stage of a run that another process of this command has opened, and end with it."""
     from latentsmith.cli._pipeline import carry_on, prepare
     from latentsmith.config.run import Run
+    from latentsmith.utils.orphans import end_with_parent
 
-    if sys.platform == "linux":  # elsewhere the broken pipe ends it, at its next line
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     prepare()
     with Run.beside(path) as run:
         carry_on(run, {stage.name: stage for stage in run.config.stages()}[name])

@@ -163,9 +163,9 @@ def _leave_group() -> None:
 
 
 def _interrupted(stop: KeyboardInterrupt, argv: list[str]) -> int:
-    code = int(getattr(stop, "exit_code", 130))
     from latentsmith.cli._abreast import BESIDE
 
+    code = int(getattr(stop, "exit_code", 130))
     if os.environ.get("RANK", "0") != "0" or BESIDE in os.environ:  # all stop: one says so
         return code
     message = str(stop) or "interrupted"
