@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from latentsmith.utils.orphans import end_with_parent
+from helpers.orphans import end_with_parent
 
 TESTS = Path(__file__).parents[1]
 

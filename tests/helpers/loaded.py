@@ -8,10 +8,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: F401
 
 import latentsmith.training.loop  # noqa: F401
+from helpers.orphans import end_with_parent
 from latentsmith.losses.base import LOSSES
 from latentsmith.metrics.registry import METRICS
 from latentsmith.recipes.base import RECIPES
-from latentsmith.utils.orphans import end_with_parent
 
 end_with_parent()
 for registry in (LOSSES, METRICS, RECIPES):

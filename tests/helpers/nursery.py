@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentsmith.utils.orphans import end_with_parent
+from helpers.orphans import end_with_parent
 
 TESTS = Path(__file__).parents[1]
 PATIENCE = 120.0

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.fresh import python
 from helpers.small_mmreg import ARGS
 from latentsmith.cli import main
-from latentsmith.cli._abreast import grouped, share
+from latentsmith.cli._abreast import BESIDE, grouped, share
 from latentsmith.config.compose import compose
 from latentsmith.config.run import Run
 from latentsmith.recipes.mmreg import stages
@@ -126,6 +127,14 @@ def test_none_is_left_behind(mmreg_cache, tmp_path, victim, signum, code):
     if victim == "arm":
         assert saved == {"baseline": True, "regularized": False}, "the other one saves"
         assert "stage regularized: its process ended with signal 9, as when" in log.read_text()
+
+
+def test_an_arm_whose_parent_died_early_begins_nothing(mmreg_early):
+    before = sorted(mmreg_early.rglob("*"))
+    words = ("-m", "latentsmith", "train", "mmreg.baseline", "--out", str(mmreg_early))
+    done = python(*words, env=os.environ | {BESIDE: str(os.getpid())})  # whose child it is not
+    assert done.returncode == 2 and "is no more" in done.stderr
+    assert sorted(mmreg_early.rglob("*")) == before
 
 
 def test_one_after_the_other_where_that_is_better(monkeypatch, tmp_path, two_threads):

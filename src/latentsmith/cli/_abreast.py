@@ -5,6 +5,7 @@ little from a second thread (docs/results/mmreg-laptop.md, "Time", has the numbe
 """
 
 import contextlib
+import ctypes
 import itertools
 import json
 import logging
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BESIDE = "LATENTSMITH_BESIDE"
-"""Set where ``latentsmith train`` does a stage for a command that has opened the run."""
+"""The pid of a command whose run is open, where ``latentsmith train`` does a stage of it."""
+_PR_SET_PDEATHSIG = 1
 _PATIENCE = 10.0
 """Seconds for the last lines of a process that is over; one that it started may keep them open."""
 
@@ -119,7 +121,7 @@ class _Worker:
     @classmethod
     def start(cls, run: "Run", name: str, threads: int) -> "_Worker":
         env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        env |= {"PYTHONIOENCODING": "utf-8", BESIDE: "1"}
+        env |= {"PYTHONIOENCODING": "utf-8", BESIDE: str(os.getpid())}
         words = ["train", f"{run.config.kind}.{name}", "--out", str(run.path)]
         words += ["--debug"] if log.isEnabledFor(logging.DEBUG) else []
         process = subprocess.Popen(
@@ -189,9 +191,23 @@ def take_part(path: Path, name: str) -> None:
     """Do one stage of a run that another process of this command has opened, and end with it."""
     from latentsmith.cli._pipeline import carry_on, prepare
     from latentsmith.config.run import Run
-    from latentsmith.utils.orphans import end_with_parent
 
-    end_with_parent()
+    _end_with(int(os.environ[BESIDE]))
     prepare()
     with Run.beside(path) as run:
         carry_on(run, {stage.name: stage for stage in run.config.stages()}[name])
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel kill this process when the one that started it is no more. Elsewhere than on
+    Linux it ends at its next line, which nobody reads."""
+    from latentsmith.errors import UserError
+
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # that was before the kernel was asked
+        raise UserError(
+            f"the command that this process was to help, {parent}, is no more. {BESIDE} is for"
+            " such helpers alone: unset it to train a stage"
+        )
