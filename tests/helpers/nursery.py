@@ -6,7 +6,8 @@
         assert child.wait() == -signal.SIGKILL
 
 A server process imports the modules once, which takes seconds, and forks a child for every call.
-It has one thread, so that forking is safe, and so do the children. What they print goes to ``log``.
+It has one thread, so that forking is safe, and so do the children. What they print goes to ``log``,
+and what the server says of itself, should it not get to serve.
 """
 
 import importlib
@@ -65,13 +66,15 @@ class Nursery:
     ):
         self.log = log
         path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-        self._server = subprocess.Popen(
-            [*before, sys.executable, "-m", "helpers.nursery", str(log), *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | (env or {}),
-        )
+        with log.open("ab") as said:
+            self._server = subprocess.Popen(
+                [*before, sys.executable, "-m", "helpers.nursery", str(log), *modules],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | (env or {}),
+            )
 
     def ask(self, **request: Any) -> Any:
         """The server's answer."""
