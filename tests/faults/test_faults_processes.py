@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from faults.harm import told_file
 from faults.training import Training, check_same
 from faults.writing import COUNT, FEW, Store
+from helpers.ports import free_port
 from helpers.stores import computing, keys_of, manifest_of, table
 from latentsmith.data.loader import Loader
 from latentsmith.data.transforms import TransformConfig
@@ -123,9 +123,7 @@ def test_a_rank_that_dies_is_told_by_the_other(nursery, tmp_path, dying):
     folder = str(tmp_path / "run")
 
     def train(death):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         deaths = [death if rank == dying else None for rank in range(2)]
         both = [
             nursery.start("faults.harm:fit_as", rank, port, folder, deaths[rank])

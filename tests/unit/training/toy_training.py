@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from helpers.forks import forked
+from helpers.ports import free_port
 from latentsmith.training import checkpoint
 from latentsmith.training.config import TrainConfig
 from latentsmith.training.loop import FitResult, fit
@@ -312,9 +312,7 @@ def run_processes(
             killed after the n-th checkpoint file.
         only_rank: the process the harm comes to; None: all.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     children = []
     for rank in range(processes):
         env = {"OMP_NUM_THREADS": "1"}

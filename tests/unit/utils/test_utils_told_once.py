@@ -1,19 +1,17 @@
 """A mistake of several processes: threads stand for them, which meet as processes do."""
 
-import socket
 import threading
 
 import pytest
 
+from helpers.ports import free_port
 from latentsmith.utils import told_once
 
 
 @pytest.fixture
 def meeting(monkeypatch):
     """An address that nobody listens at yet, as srun's; one that answers nothing for long."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     monkeypatch.setattr(told_once, "PATIENCE", 0.5)
