@@ -65,6 +65,11 @@ class Engine:
             self.forward = self.team.wrap(self.forward)
         training_mode(self.task)
 
+    def close(self) -> None:
+        """After the last step, however it ended: all parameters take gradients, DDP is no more."""
+        self.enable(list(self.state.params.values()))
+        self.forward = self.team.unwrap(self.forward)
+
     def step(self, batch: Batch, stop: StopFlag) -> bool:
         """Every objective due, once, on one batch. Returns whether any process wants to stop."""
         state = self.state

@@ -204,7 +204,7 @@ class Loop:
                     if stopping and state.samples < self.goal:
                         raise self._interruption(stop)
             finally:
-                self.engine.enable(list(state.params.values()))
+                self.engine.close()
                 if isinstance(stream, Generator):
                     stream.close()  # ends its worker processes
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from latentsmith.errors import UserError
 from latentsmith.utils.patience import Pauses
@@ -69,6 +70,19 @@ class Team:
         # it is on its device: moved to "cpu:0" by accelerate, buffers would be other tensors than
         # those that are saved
         return self.accelerator.prepare_model(module, device_placement=False)
+
+    @staticmethod
+    def unwrap(module: nn.Module) -> nn.Module:
+        """What `wrap` was given; DDP lets go of the process group for good.
+
+        Frames of a traceback keep DDP alive, maybe past `destroy_process_group`. Its reducer would
+        then be the last to hold the group, and takes it apart without giving up the GIL, for which
+        a thread of gloo's may wait to free a tensor: the process would never end.
+        """
+        if not isinstance(module, DistributedDataParallel):
+            return module
+        del module.reducer, module.logger  # the logger holds the reducer
+        return module.module
 
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite ``tensors`` by those of the main process."""

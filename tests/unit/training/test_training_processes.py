@@ -58,6 +58,11 @@ def test_a_signal_to_one_process_stops_both_together(tmp_path):
     assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())][-1] == "000000000024"
 
 
+def test_an_error_in_a_task_ends_both_processes(tmp_path):
+    """Its traceback holds DDP, which must not hold the group: see HOLDS_THE_GROUP."""
+    assert run_processes("broken", tmp_path, processes=2) == [1, 1]
+
+
 def test_an_error_of_the_main_process_reaches_the_other(tmp_path):
     run_processes("plain", tmp_path, processes=2, samples=16)
     assert run_processes("plain", tmp_path, processes=2, samples=32, lr=1e-3) == [1, 1]

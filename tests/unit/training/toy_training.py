@@ -1,5 +1,6 @@
 """Tasks and batches small enough to train in milliseconds, and processes to train them in."""
 
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from helpers.forks import forked
 from helpers.ports import free_port
@@ -21,6 +23,8 @@ from latentsmith.training.task import Batch, Objective, StepContext, Task
 WIDTH = 6
 KILL, INT, TERM = int(signal.SIGKILL), int(signal.SIGINT), int(signal.SIGTERM)
 IN_WRITING = -1
+HOLDS_THE_GROUP = 77
+"""Exit code of a process that has left training and not its process group."""
 
 
 class Source:
@@ -151,6 +155,15 @@ class OddOne(Denoiser):
         return parts | {"rmse": parts["rmse"] + odd}
 
 
+class Broken(Denoiser):
+    """Fails in a forward pass, of which a traceback keeps every frame."""
+
+    def forward(self, objective: str, batch: Batch, ctx: StepContext) -> dict[str, Tensor]:
+        if ctx.samples_seen == 16 and not ctx.fixed_noise:
+            raise ValueError("a mistake in a task")
+        return super().forward(objective, batch, ctx)
+
+
 class Uneven(Denoiser):
     """Parts that not every process has: ``sometimes`` on the second only, in its own order."""
 
@@ -200,6 +213,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "norm": lambda: Denoiser(norm=True),
     "steep": Steep,
     "odd one": OddOne,
+    "broken": lambda: Broken(noise=False),
     "uneven": lambda: Uneven(noise=False),
     "adversarial": Adversarial,
     "duel": lambda: Adversarial(norm=False),
@@ -293,7 +307,16 @@ def _child(
         toy_fit(name, Path(folder), on_batch=on_batch, **settings)
     finally:
         if torch.distributed.is_initialized():
+            if _reducers():
+                os._exit(HOLDS_THE_GROUP)
             torch.distributed.destroy_process_group()
+
+
+def _reducers() -> list[DistributedDataParallel]:
+    """DDP whose reducer would be the last to hold the process group. That hangs now and then, most
+    of all where frames of an exception under way keep it alive (`Team.unwrap`)."""
+    wrappers = [o for o in gc.get_objects() if type(o) is DistributedDataParallel]
+    return [wrapper for wrapper in wrappers if "reducer" in vars(wrapper)]
 
 
 def run_processes(
