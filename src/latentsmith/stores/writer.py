@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from latentsmith.errors import UserError
@@ -121,7 +121,8 @@ class ShardWriter:
 
     def _refuse_strangers(self) -> None:
         found = [p.name for p in self.path.glob("shard-*")]
-        if found or (self.path / MANIFEST).exists():
+        begun = found or (self.path / MANIFEST).exists()
+        if begun and not (self.path / CLAIM).exists():  # else another rank was faster
             raise UserError(
                 f"{self.path} holds shards of a store but no {CLAIM} that says of which: choose "
                 "another folder, or remove this one"
@@ -229,7 +230,8 @@ class ShardWriter:
         file = self.path / KEYS
         if not file.exists():
             with atomic_path(file) as tmp:
-                save_file(self.keys.arrays, tmp)
+                # not save_file: another rank that finishes too would clear away its temporary file
+                tmp.write_bytes(save(self.keys.arrays))
 
     def _final(self, shards: list[dict[str, Any]]) -> dict[str, Any]:
         own = [{k: shard[k] for k in ("bytes", "checksum")} for shard in shards]

@@ -1,5 +1,6 @@
 """Two real processes fill one store: each its own shards, the same store as one process makes."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,10 @@ def work(rank: int, world_size: int, folder: str) -> dict[str, object]:
     found = {"rows": asked, "first": store.gather(torch.tensor([0, COUNT - 1]))["latent"]}
     few = fill(Path(folder) / "few", contents(f"{folder}/model", 1), **ranks)
     found["few"] = few.gather(torch.tensor([0]))["latent"]
+    mark = Path(folder) / "broken/failed-1"
     try:  # one rank fails: all are told why
-        if rank == 0:
-            noted = compute
-        else:
-            noted = fail
-        made = type(made)(made.manifest, made.keys, noted)
+        last = waiting_for(mark, compute) if rank == 0 else fail
+        made = type(made)(made.manifest, made.keys, last)
         fill(Path(folder) / "broken", made, batch_size=3, **ranks)
     except UserError as error:
         found["error"] = str(error)
@@ -57,6 +56,18 @@ def work(rank: int, world_size: int, folder: str) -> dict[str, object]:
 
 def fail(rows):
     raise UserError("no more paper")
+
+
+def waiting_for(mark: Path, compute):
+    """``compute``, once the other has failed: it must not find its shards made already."""
+
+    def late(rows):
+        end = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < end:
+            time.sleep(0.002)
+        return compute(rows)
+
+    return late
 
 
 @pytest.fixture(scope="module")
