@@ -75,9 +75,9 @@ class Team:
     def unwrap(module: nn.Module) -> nn.Module:
         """What `wrap` was given; DDP lets go of the process group for good.
 
-        Frames of a traceback keep DDP alive, maybe past `destroy_process_group`. Its reducer would
-        then be the last to hold the group, and takes it apart without giving up the GIL, for which
-        a thread of gloo's may wait to free a tensor: the process would never end.
+        A traceback's frames, or a cycle, keep DDP alive, maybe past `destroy_process_group`. Its
+        reducer would then be the last to hold the group, and takes it apart without giving up the
+        GIL, for which a thread of gloo's may wait to free a tensor: the process would never end.
         """
         if not isinstance(module, DistributedDataParallel):
             return module
